@@ -1,0 +1,42 @@
+"""What travels with the program: the `weights/` and `examples/` folders, and names in them."""
+
+from pathlib import Path
+
+from perceptual_jax.errors import UserError
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp")
+
+
+def folder(name: str) -> Path:
+    """The folder `weights` or `examples`: inside an installed package, else beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / name
+
+
+def example_names(kind: str) -> list[str]:
+    """Names, without suffix, of the pictures in `examples/<kind>`; `kind` is `content` or `styles`."""
+    files = (folder("examples") / kind).iterdir()
+    return sorted(file.stem for file in files if file.suffix.lower() in PICTURE_SUFFIXES)
+
+
+def picture(path_or_name: str | Path, kind: str) -> Path:
+    """The file behind a path, or behind the name of an example (`wave` or `wave.jpg`).
+
+    A file that exists wins over an example of the same name.
+
+    Raises:
+      UserError: there is neither; the message lists the examples.
+    """
+    path = Path(path_or_name).expanduser()
+    if path.exists():
+        return path
+    if len(path.parts) == 1:
+        shelf = folder("examples") / kind
+        for candidate in sorted(shelf.iterdir()):
+            if path.name in (candidate.name, candidate.stem) and candidate.suffix.lower() in PICTURE_SUFFIXES:
+                return candidate
+    raise UserError(
+        f"there is no picture {str(path_or_name)!r}: give the path of a file, "
+        f"or one of the examples {', '.join(example_names(kind))}"
+    )

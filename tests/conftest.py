@@ -1,0 +1,21 @@
+"""Settings that hold for every test: strict promotion, two CPU devices, full precision."""
+
+import os
+
+# Before jax is imported anywhere: tests neither use an accelerator nor the network, and the
+# compilation cache of the person who runs them stays as it is.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["PERCEPTUAL_JAX_COMPILATION_CACHE"] = "off"
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(0)
