@@ -1,0 +1,92 @@
+"""Safetensors files written by us: the same tensors give the same bytes, and a digest guards them.
+
+The safetensors library reads them.  It does not write them here because it orders metadata by
+the hash seed of the process, so two runs would give two files.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perceptual_jax.errors import UserError
+
+_DTYPES = {"float16": "F16", "float32": "F32"}
+
+
+def digest(tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over all tensors: sorted by name, each its name, dtype, shape and raw bytes."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        tensor = _plain(tensor)
+        sha.update(json.dumps([name, tensor.dtype.name, list(tensor.shape)]).encode())
+        sha.update(tensor.data)
+    return sha.hexdigest()
+
+
+def header(
+    entries: Mapping[str, tuple[str, tuple[int, ...], int]], metadata: Mapping[str, str]
+) -> bytes:
+    """The first bytes of a safetensors file whose tensors follow in the order of `entries`.
+
+    Args:
+      entries: for each tensor its safetensors dtype (`"F32"`), shape, and size in bytes.
+      metadata: text, by text.
+    """
+    description: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    position = 0
+    for name, (dtype, shape, size) in entries.items():
+        offsets = [position, position + size]
+        description[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": offsets}
+        position += size
+    text = json.dumps(description, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # Tensors start on a multiple of 8, as the format asks.
+    return len(text).to_bytes(8, "little") + text
+
+
+def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes tensors and text; a reader sees the old file or the whole new one, never a part.
+
+    The metadata gains `sha256`, the `digest` of the tensors.
+
+    Raises:
+      KeyError: a tensor is neither float16 nor float32.
+    """
+    # Wide tensors first keeps every tensor aligned to its own item size.
+    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
+    plain = {name: _plain(tensor) for name, tensor in ordered.items()}
+    entries = {name: (_DTYPES[t.dtype.name], t.shape, t.nbytes) for name, t in plain.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(header(entries, {**metadata, "sha256": digest(plain)}))
+            for tensor in plain.values():
+                file.write(tensor.data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def check(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Compares tensors that were read from `path` with the digest in its metadata.
+
+    Raises:
+      UserError: they differ: the file was damaged or edited.
+    """
+    if digest(tensors) != metadata.get("sha256"):
+        raise UserError(
+            f"{path} is damaged: the SHA-256 of its tensors is not the one in its header; "
+            "put an intact copy in its place"
+        )
+
+
+def _plain(tensor: np.ndarray) -> np.ndarray:
+    """In C order and little-endian, which is what the file holds on every machine."""
+    return np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<"))

