@@ -1,0 +1,112 @@
+"""The convolution primitives that VGG and the networks share, in forms that XLA computes fast.
+
+Images are channels-last, `(N, H, W, C)`; kernels are `(kH, kW, C_in, C_out)`.  What is fast
+changes with the version of XLA, so the forms live here, are measured on the oldest and the newest
+supported jax (`benchmarks/convolution.py`), and a test reads the compiled text of each.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def _plain(images: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        images, kernel, window_strides=(1, 1), padding=padding, dimension_numbers=_LAYOUT
+    )
+
+
+def adjoint(kernel: jax.Array) -> jax.Array:
+    """The kernel of the image gradient: flipped in space, input and output channels swapped."""
+    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+
+
+def convolve(
+    images: jax.Array,
+    kernel: jax.Array,
+    *,
+    padding: str = "SAME",
+    kernel_adjoint: jax.Array | None = None,
+) -> jax.Array:
+    """Stride-1 convolution (cross-correlation, as in every deep-learning library).
+
+    Its image gradient is written out as an ordinary convolution of the cotangent with the adjoint
+    kernel.  JAX's own gradient is the same sum, but swaps the kernel's dimension labels, and inside
+    a compiled loop XLA:CPU then leaves its fast library: 4 times slower on jax 0.10 and 20 times
+    on 0.12.  The price is reverse mode only: `jax.jvp` through it raises.
+
+    Args:
+      images: `(N, H, W, C_in)`, float.
+      kernel: `(kH, kW, C_in, C_out)` of the same dtype; odd sides for `"SAME"`.
+      padding: `"SAME"` (zeros) or `"VALID"`.
+      kernel_adjoint: `adjoint(kernel)`, if it is at hand.  For a loop with a constant kernel:
+        XLA would flip it anew in every iteration.
+
+    Returns:
+      `(N, H', W', C_out)`.
+    """
+    if kernel_adjoint is None:
+        # Its cotangent is zero, and the kernel's is the whole of it: no gradient is counted twice.
+        kernel_adjoint = adjoint(jax.lax.stop_gradient(kernel))
+    return _convolve(images, kernel, kernel_adjoint, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _convolve(
+    images: jax.Array, kernel: jax.Array, kernel_adjoint: jax.Array, padding: str
+) -> jax.Array:
+    return _plain(images, kernel, padding)
+
+
+def _forward(
+    images: jax.Array, kernel: jax.Array, kernel_adjoint: jax.Array, padding: str
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return _plain(images, kernel, padding), (images, kernel, kernel_adjoint)
+
+
+def _backward(
+    padding: str, residuals: tuple[jax.Array, ...], cotangent: jax.Array
+) -> tuple[jax.Array, ...]:
+    images, kernel, kernel_adjoint = residuals
+    full = [(side - 1, side - 1) for side in kernel.shape[:2]]
+    image_gradient = _plain(cotangent, kernel_adjoint, "SAME" if padding == "SAME" else full)
+    _, kernel_vjp = jax.vjp(lambda kernel: _plain(images, kernel, padding), kernel)
+    (kernel_gradient,) = kernel_vjp(cotangent)
+    return image_gradient, kernel_gradient, jnp.zeros_like(kernel_adjoint)
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def _quarters(images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The four positions of every 2x2 block; an odd last row or column is left out."""
+    *_, height, width, channels = images.shape
+    even = images[..., : height // 2 * 2, : width // 2 * 2, :]
+    blocks = even.reshape(*images.shape[:-3], height // 2, 2, width // 2, 2, channels)
+    return (
+        blocks[..., :, 0, :, 0, :],
+        blocks[..., :, 0, :, 1, :],
+        blocks[..., :, 1, :, 0, :],
+        blocks[..., :, 1, :, 1, :],
+    )
+
+
+def max_pool(images: jax.Array) -> jax.Array:
+    """2x2 max pooling with stride 2, `(..., H, W, C) -> (..., H // 2, W // 2, C)`.
+
+    The maximum of four slices: `reduce_window` gives the same values, but its gradient is 30 times
+    slower on a CPU.  Where several positions of a block tie, they share the gradient; after a
+    ReLU the only ties are zeros, which pass none on.
+    """
+    a, b, c, d = _quarters(images)
+    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+
+
+def average_pool(images: jax.Array) -> jax.Array:
+    """2x2 average pooling with stride 2, `(..., H, W, C) -> (..., H // 2, W // 2, C)`."""
+    a, b, c, d = _quarters(images)
+    return (a + b + c + d) * jnp.asarray(0.25, images.dtype)

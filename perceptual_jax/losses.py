@@ -1,0 +1,225 @@
+"""Perceptual losses: pure functions of feature maps and images.
+
+Conventions, for every function here:
+
+- Feature maps are `(..., H, W, C)` and images `(..., H, W, 3)`, floating point.  Leading axes are a
+  batch and broadcast.  The result is one float32 value per image, shape `(...)`: no hidden mean
+  over the batch, the caller reduces.
+- Gram matrices are `(..., C, C)`.
+- Sums and Gram matrices are float32 whatever the dtype of the features.
+
+In the equations F is the C x M matrix of a layer's features, C channels (the papers' N_l or C_j)
+by M = H W positions; P the same of the content image, A the Gram matrix of the style image.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+NORMALIZATIONS = ("elements", "positions", "none")
+
+
+def _check_floating(name: str, array: Any, rank: int) -> None:
+    """Integers would wrap or truncate without a word, and a low rank sum over the wrong axes."""
+    if jnp.ndim(array) < rank:
+        raise ValueError(f"{name} must have at least {rank} axes, got shape {jnp.shape(array)}")
+    if not jnp.issubdtype(jnp.result_type(array), jnp.floating):
+        raise ValueError(f"{name} must be floating point, got {jnp.result_type(array)}")
+
+
+def _check_alike(first: Any, second: Any, axes: int, what: str) -> None:
+    """Broadcasting over the trailing axes would give a plausible wrong number."""
+    if jnp.shape(first)[-axes:] != jnp.shape(second)[-axes:]:
+        raise ValueError(
+            f"{what} differ in shape: {jnp.shape(first)} and {jnp.shape(second)}; "
+            f"the last {axes} axes must be equal"
+        )
+
+
+def _float32(array: Any) -> jax.Array:
+    return jnp.asarray(array).astype(jnp.float32)
+
+
+def _squared_distance(first: Any, second: Any, axes: tuple[int, ...]) -> jax.Array:
+    return jnp.sum(jnp.square(_float32(first) - _float32(second)), axis=axes)
+
+
+def gatys_content(features: Any, content_features: Any) -> jax.Array:
+    """Content loss, `1/2 sum (F - P)^2` (Gatys et al. 2015, eq. 1).
+
+    Args:
+      features: `(..., H, W, C)` of the image that is made.
+      content_features: the same of the photo.
+
+    Returns:
+      `(...)`, at least 0.
+    """
+    _check_floating("features", features, 3)
+    _check_floating("content_features", content_features, 3)
+    _check_alike(features, content_features, 3, "features")
+    return 0.5 * _squared_distance(features, content_features, (-3, -2, -1))
+
+
+def feature_reconstruction(features: Any, content_features: Any) -> jax.Array:
+    """Feature reconstruction loss, `||F - P||^2 / (C H W)` (Johnson et al. 2016, eq. 2).
+
+    Arguments and result as `gatys_content`.
+    """
+    height, width, channels = jnp.shape(features)[-3:]
+    return gatys_content(features, content_features) * (2.0 / (height * width * channels))
+
+
+def gram_matrix(features: Any, *, normalize_by: str = "elements", mask: Any = None) -> jax.Array:
+    """Gram matrix of a feature map, `F F^T`, divided as asked.
+
+    Args:
+      features: `(..., H, W, C)`.
+      normalize_by: `"elements"` divides by C H W (Johnson et al. 2016, eq. 3), `"positions"` by
+        H W, so that pictures of different sizes compare, `"none"` not at all (Gatys et al. 2015,
+        eq. 3).
+      mask: `(..., H, W)`, at least 0: how much each position counts (guided Gram matrices, Gatys
+        et al. 2017, "Controlling perceptual factors"). The sum of the mask then takes the
+        place of H W. A mask that is zero everywhere gives a Gram matrix of zeros.
+
+    Returns:
+      `(..., C, C)` float32, symmetric.
+    """
+    _check_floating("features", features, 3)
+    if normalize_by not in NORMALIZATIONS:
+        raise ValueError(f"normalize_by must be one of {NORMALIZATIONS}, got {normalize_by!r}")
+    height, width, channels = jnp.shape(features)[-3:]
+    features = jnp.asarray(features)
+    flat = features.reshape(*features.shape[:-3], height * width, channels)
+    positions = jnp.float32(height * width)
+    if mask is not None:
+        _check_floating("mask", mask, 2)
+        if jnp.shape(mask)[-2:] != (height, width):
+            raise ValueError(
+                f"mask must have the features' height and width, got {jnp.shape(mask)} "
+                f"for features {features.shape}"
+            )
+        mask = jnp.asarray(mask)
+        # On both sides of the product, so that it stays symmetric.
+        flat = flat * jnp.sqrt(mask).reshape(*mask.shape[:-2], -1, 1).astype(flat.dtype)
+        positions = jnp.maximum(jnp.sum(_float32(mask), axis=(-2, -1)), 1e-6)[..., None, None]
+    gram = _self_product(flat)
+    if normalize_by == "none":
+        return gram
+    return gram / (positions * channels if normalize_by == "elements" else positions)
+
+
+@jax.custom_vjp
+def _self_product(rows: jax.Array) -> jax.Array:
+    """`X^T X` of `(..., M, C)` in float32.
+
+    With its own gradient, `X (S + S^T)` for a cotangent S: one matrix product where the product
+    rule would make two.
+    """
+    return jnp.einsum("...mc,...md->...cd", rows, rows, preferred_element_type=jnp.float32)
+
+
+def _self_product_forward(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _self_product(rows), rows
+
+
+def _self_product_backward(rows: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    symmetric = cotangent + cotangent.swapaxes(-1, -2)
+    gradient = jnp.einsum("...mc,...cd->...md", rows, symmetric.astype(rows.dtype))
+    return (gradient.astype(rows.dtype),)
+
+
+_self_product.defvjp(_self_product_forward, _self_product_backward)
+
+
+def gatys_style(features: Any, style_features: Any) -> jax.Array:
+    """Style loss of one layer, `E = sum (G - A)^2 / (4 N^2 M^2)` (Gatys et al. 2015, eq. 4).
+
+    For a style image of another size, M positions against M', the Gram matrices are divided by
+    their own number of positions: `sum (G/M - A/M')^2 / (4 N^2)`, which is the paper's where
+    M = M'.
+
+    Args:
+      features: `(..., H, W, C)` of the image that is made.
+      style_features: `(..., H', W', C)` of the painting.
+
+    Returns:
+      `(...)`, at least 0.
+    """
+    return gatys_style_of_grams(
+        gram_matrix(features, normalize_by="positions"),
+        gram_matrix(style_features, normalize_by="positions"),
+    )
+
+
+def gatys_style_of_grams(gram: Any, style_gram: Any) -> jax.Array:
+    """`gatys_style` of Gram matrices `(..., C, C)` made with `normalize_by="positions"`.
+
+    For optimisation: the painting's Gram matrix is computed once.
+    """
+    channels = jnp.shape(gram)[-1]
+    return style_reconstruction_of_grams(gram, style_gram) / (4.0 * channels**2)
+
+
+def style_reconstruction(
+    features: Any, style_features: Any, *, reduction: str = "sum"
+) -> jax.Array:
+    """Style reconstruction loss of one layer, `||G - A||_F^2` (Johnson et al. 2016, eq. 4).
+
+    Args:
+      features: `(..., H, W, C)` of the image that is made.
+      style_features: `(..., H', W', C)` of the painting.
+      reduction: `"sum"` over the C^2 entries as in the paper, or `"mean"` as in the authors'
+        released code, where deep layers weigh C^2 less.
+
+    Returns:
+      `(...)`, at least 0.
+    """
+    return style_reconstruction_of_grams(
+        gram_matrix(features), gram_matrix(style_features), reduction=reduction
+    )
+
+
+def style_reconstruction_of_grams(
+    gram: Any, style_gram: Any, *, reduction: str = "sum"
+) -> jax.Array:
+    """`style_reconstruction` of Gram matrices `(..., C, C)` made with `normalize_by="elements"`."""
+    _check_floating("gram", gram, 2)
+    _check_floating("style_gram", style_gram, 2)
+    _check_alike(gram, style_gram, 2, "Gram matrices")
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
+    total = _squared_distance(gram, style_gram, (-2, -1))
+    return total if reduction == "sum" else total / jnp.shape(gram)[-1] ** 2
+
+
+def total_variation(images: Any, *, kind: str = "squared") -> jax.Array:
+    """Total variation of neighbouring pixels, summed over positions and channels.
+
+    Args:
+      images: `(..., H, W, 3)` in [0, 1].
+      kind: `"squared"`, `sum dx^2 + dy^2` over all neighbours, what the released programs of
+        both papers regularise with; or `"isotropic"`, `sum sqrt(dx^2 + dy^2)` over the positions
+        that have both neighbours (Rudin, Osher & Fatemi 1992), which leaves edges sharp.
+
+    Returns:
+      `(...)`, at least 0.  To compare with programs that work on 0..255, multiply the squared
+      kind by 255^2 and the isotropic one by 255; see `docs/losses.md`.
+    """
+    _check_floating("images", images, 3)
+    images = _float32(images)
+    vertical = images[..., 1:, :, :] - images[..., :-1, :, :]
+    horizontal = images[..., :, 1:, :] - images[..., :, :-1, :]
+    if kind == "squared":
+        return sum(
+            jnp.sum(jnp.square(difference), axis=(-3, -2, -1))
+            for difference in (vertical, horizontal)
+        )
+    if kind == "isotropic":
+        squared = jnp.square(vertical[..., :, :-1, :]) + jnp.square(horizontal[..., :-1, :, :])
+        # The square root's slope is infinite at 0, where a flat image is: there the gradient
+        # is taken as 0, its value by symmetry.
+        flat = squared == 0
+        length = jnp.where(flat, 0.0, jnp.sqrt(jnp.where(flat, 1.0, squared)))
+        return jnp.sum(length, axis=(-3, -2, -1))
+    raise ValueError(f"kind must be 'squared' or 'isotropic', got {kind!r}")

@@ -1,0 +1,268 @@
+"""What is minimised: features, losses and weights put together into one number and its terms.
+
+An `Objective` says which layers count, how much, and in which paper's formulation.  The photo's
+features and the painting's Gram matrices are computed once by `targets`; `evaluate` then gives, for
+every image, the total and each named term that it is the sum of.
+
+The formulations differ in what a weight means (`docs/losses.md` has the table):
+
+- `gatys`: Gatys et al. 2015, eq. 1, 4 and 5; each style layer counts 1/L by default.
+- `johnson`: Johnson et al. 2016, eq. 2 to 4; each layer counts 1.
+- `johnson_code`: the same authors' released program, which averages over the C^2 entries of a Gram
+  matrix and halves the total variation.
+
+The total variation is that of pixels on the papers' scale of 0..255.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from perceptual_jax import losses, vgg
+
+FORMULATIONS = ("gatys", "johnson", "johnson_code")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective:
+    """Layers, weights and formulation.
+
+    Attributes:
+      formulation: `"gatys"`, `"johnson"` or `"johnson_code"`.
+      content_layers: VGG layers whose features are compared with the photo's.
+      content_weight: the papers' alpha, or lambda_c.
+      style_layers: VGG layers whose Gram matrices are compared with the painting's.
+      style_weight: beta, or lambda_s.
+      style_layer_weights: w_l for each style layer; None for the formulation's own: 1/L for
+        `gatys` (2015, section "Methods"), 1 for the others.
+      tv_weight: of the squared total variation of pixels in 0..255, lambda_TV.
+      pooling: `"max"` or `"avg"`.
+      dtype: what the convolutions compute in, `"float32"` or `"bfloat16"`.
+    """
+
+    formulation: str = "gatys"
+    content_layers: tuple[str, ...] = ()
+    content_weight: float = 1.0
+    style_layers: tuple[str, ...] = ()
+    style_weight: float = 1.0
+    style_layer_weights: tuple[float, ...] | None = None
+    tv_weight: float = 0.0
+    pooling: str = "max"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.formulation not in FORMULATIONS:
+            raise ValueError(f"formulation must be one of {FORMULATIONS}, got {self.formulation!r}")
+        if self.pooling not in vgg.POOLINGS:
+            raise ValueError(f"pooling must be 'max' or 'avg', got {self.pooling!r}")
+        for name in ("content_weight", "style_weight", "tv_weight"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
+        weights = self.style_layer_weights
+        if weights is not None and len(weights) != len(self.style_layers):
+            raise ValueError(
+                f"style_layer_weights needs one weight for each of {len(self.style_layers)} style "
+                f"layers, got {len(weights)}"
+            )
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Every VGG layer that the objective looks at."""
+        return tuple(dict.fromkeys(self.content_layers + self.style_layers))
+
+    def term_weights(self) -> dict[str, float]:
+        """The factor of every term, by the term's name: `content/conv4_2`, `style/conv1_1`, ..."""
+        per_layer = self.style_layer_weights
+        if per_layer is None:
+            equal = 1 / len(self.style_layers) if self.formulation == "gatys" else 1.0
+            per_layer = (equal,) * len(self.style_layers)
+        weights = {f"content/{layer}": self.content_weight for layer in self.content_layers}
+        for layer, weight in zip(self.style_layers, per_layer, strict=True):
+            weights[f"style/{layer}"] = self.style_weight * weight
+        if self.tv_weight:
+            weights["total_variation"] = self.tv_weight
+        return weights
+
+
+# Gatys et al. 2015, section "Methods": content at conv4_2, style at the first convolution of every
+# block, average pooling; alpha / beta = 1e-3 is what the paper gives for its paintings (quoted from
+# memory).  The layers are taken before the ReLU, as their names say.
+GATYS = Objective(
+    formulation="gatys",
+    content_layers=("conv4_2",),
+    content_weight=1.0,
+    style_layers=("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"),
+    style_weight=1e3,
+    pooling="avg",
+)
+
+# The settings stored in the models that the authors of Johnson et al. 2016 released.
+JOHNSON = Objective(
+    formulation="johnson_code",
+    content_layers=("relu3_3",),
+    content_weight=1.0,
+    style_layers=("relu1_2", "relu2_2", "relu3_3", "relu4_3"),
+    style_weight=5.0,
+    tv_weight=1e-6,
+)
+
+
+class Targets(NamedTuple):
+    """What an image is compared with, as one tree of arrays.
+
+    Attributes:
+      content: for each content layer, the photo's features `(H, W, C)`.
+      style: for each style layer, the paintings' Gram matrices `(R, C, C)`, one for each region.
+      regions: for each style layer, which positions belong to a region, `(R, H, W)` in [0, 1]; an
+        empty dict without masks, where the one region is the whole picture.
+    """
+
+    content: dict[str, jax.Array]
+    style: dict[str, jax.Array]
+    regions: dict[str, jax.Array]
+
+
+def _gram_normalization(objective: Objective) -> str:
+    return "positions" if objective.formulation == "gatys" else "elements"
+
+
+def _shrink(mask: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """A mask `(H, W)` at a layer's resolution: the mean over each of its positions' pixels."""
+    return jnp.clip(jax.image.resize(mask, shape, method="linear", antialias=True), 0.0, 1.0)
+
+
+def targets(
+    objective: Objective,
+    params: vgg.Params,
+    *,
+    content: jax.Array | None = None,
+    styles: Sequence[jax.Array] = (),
+    style_weights: Sequence[float] | None = None,
+    content_masks: Sequence[jax.Array] | None = None,
+    style_masks: Sequence[jax.Array] | None = None,
+) -> Targets:
+    """The photo's features and the paintings' Gram matrices.
+
+    Several paintings without masks are blended: the sum of their style losses has the same
+    gradient as the loss of the weighted mean of their Gram matrices, which is what is kept.  With
+    `content_masks`, painting i is for region i alone.
+
+    Args:
+      objective: which layers, in which formulation.
+      params: VGG parameters.
+      content: the photo, `(H, W, 3)`; may be None where the objective has no content layers.
+      styles: paintings, each `(H', W', 3)` of any size.
+      style_weights: how much each painting counts in a blend; equal by default, sum taken as 1.
+      content_masks: a mask `(H, W)` in [0, 1] of the photo for each painting.
+      style_masks: a mask `(H', W')` for each painting, of the part whose style is taken.
+
+    Raises:
+      ValueError: numbers of paintings, weights and masks that do not match.
+    """
+    for name, given in (
+        ("style_weights", style_weights),
+        ("content_masks", content_masks),
+        ("style_masks", style_masks),
+    ):
+        if given is not None and len(given) != len(styles):
+            raise ValueError(f"{name}: one for each of {len(styles)} styles, got {len(given)}")
+
+    content_features: dict[str, jax.Array] = {}
+    if content is not None:
+        content_features = _features(objective, params, content, objective.content_layers)
+
+    normalization = _gram_normalization(objective)
+    grams: dict[str, list[jax.Array]] = {layer: [] for layer in objective.style_layers}
+    for index, style in enumerate(styles):
+        found = _features(objective, params, style, objective.style_layers)
+        for layer, features in found.items():
+            mask = None
+            if style_masks is not None:
+                mask = _shrink(style_masks[index], features.shape[:2])
+            gram = losses.gram_matrix(features, normalize_by=normalization, mask=mask)
+            grams[layer].append(gram)
+
+    stacked = {layer: jnp.stack(found) for layer, found in grams.items() if found}
+    regions: dict[str, jax.Array] = {}
+    if content_masks is None:
+        weights = jnp.asarray(style_weights or [1.0] * max(1, len(styles)), jnp.float32)
+        weights = weights / jnp.sum(weights)
+        stacked = {
+            layer: jnp.tensordot(weights, found, axes=1)[None] for layer, found in stacked.items()
+        }
+    else:
+        for layer in objective.style_layers:
+            shape = vgg.layer_shape(content_masks[0].shape, layer)
+            regions[layer] = jnp.stack([_shrink(mask, shape) for mask in content_masks])
+    return Targets(content_features, stacked, regions)
+
+
+def _features(
+    objective: Objective, params: vgg.Params, images: jax.Array, layers: tuple[str, ...]
+) -> dict[str, jax.Array]:
+    return vgg.features(params, images, layers, pooling=objective.pooling, dtype=objective.dtype)
+
+
+def _style_term(
+    objective: Objective, features: jax.Array, grams: jax.Array, regions: jax.Array | None
+) -> jax.Array:
+    """The style loss of one layer, over its regions in proportion to their areas.
+
+    A pixel then weighs the same in a small region as in a large one, and as it would without masks.
+    """
+    total = jnp.zeros(features.shape[:-3], jnp.float32)
+    for index in range(grams.shape[0]):
+        mask = None if regions is None else regions[index]
+        gram = losses.gram_matrix(features, normalize_by=_gram_normalization(objective), mask=mask)
+        if objective.formulation == "gatys":
+            loss = losses.gatys_style_of_grams(gram, grams[index])
+        else:
+            reduction = "sum" if objective.formulation == "johnson" else "mean"
+            loss = losses.style_reconstruction_of_grams(gram, grams[index], reduction=reduction)
+        total = total + (loss if mask is None else loss * jnp.mean(mask))
+    return total
+
+
+def evaluate(
+    objective: Objective,
+    params: vgg.Params,
+    images: jax.Array,
+    targets: Targets,
+    *,
+    term_weights: Mapping[str, Any] | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The objective of images, and the weighted terms whose sum it is.
+
+    Args:
+      objective: layers, weights, formulation.
+      params: VGG parameters.
+      images: `(..., H, W, 3)` in [0, 1].
+      targets: what `targets` gave for this objective.
+      term_weights: in place of `objective.term_weights()`; values may be traced, so that one
+        compiled program serves many weightings.
+
+    Returns:
+      `(...)` and a dict from the terms' names (`content/conv4_2`, `style/conv1_1`,
+      `total_variation`) to `(...)`.
+    """
+    weights = objective.term_weights() if term_weights is None else term_weights
+    found = _features(objective, params, images, objective.layers)
+    content_loss = (
+        losses.gatys_content if objective.formulation == "gatys" else losses.feature_reconstruction
+    )
+    raw = {}
+    for layer in objective.content_layers:
+        raw[f"content/{layer}"] = content_loss(found[layer], targets.content[layer])
+    for layer in objective.style_layers:
+        raw[f"style/{layer}"] = _style_term(
+            objective, found[layer], targets.style[layer], targets.regions.get(layer)
+        )
+    if "total_variation" in weights:
+        scale = 255.0**2 * (0.5 if objective.formulation == "johnson_code" else 1.0)
+        raw["total_variation"] = scale * losses.total_variation(images)
+    terms = {name: weights[name] * value for name, value in raw.items()}
+    return sum(terms.values(), start=jnp.zeros(images.shape[:-3], jnp.float32)), terms

@@ -1,0 +1,167 @@
+"""VGG-16 and VGG-19 features as a function of a parameter tree (Simonyan & Zisserman 2015).
+
+Images are `(..., H, W, 3)`, RGB, in [0, 1]; the normalisation that the weights were trained with
+is part of the tree, so that weights and preprocessing cannot be mismatched.  Layers have the
+literature's names: `conv3_2` is the convolution's output before the ReLU, `relu3_2` after it,
+`pool3` ends the third block.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from perceptual_jax import convolution
+
+Params = Mapping[str, Mapping[str, Any]]
+
+POOLINGS = {"max": convolution.max_pool, "avg": convolution.average_pool}
+
+# The slack lets images under optimisation pass, which stray a little out of [0, 1], and still
+# catches [-1, 1], ImageNet-normalised and 0..255 images.
+_RANGE = (-0.5, 1.5)
+
+
+def layer_names(params: Params) -> list[str]:
+    """Every layer that `features` can give for these parameters, in order of computation."""
+    names = []
+    for block in range(1, 6):
+        index = 1
+        while f"conv{block}_{index}" in params:
+            names += [f"conv{block}_{index}", f"relu{block}_{index}"]
+            index += 1
+        if index > 1:
+            names.append(f"pool{block}")
+    return names
+
+
+def _halvings(layer: str) -> int:
+    """How often pooling halves an image up to a layer: b - 1 times in block b, b at `pool<b>`."""
+    kind, block = re.match(r"([a-z]+)(\d)", layer).groups()  # type: ignore[union-attr]
+    return int(block) - (kind != "pool")
+
+
+def layer_shape(height_width: tuple[int, int], layer: str) -> tuple[int, int]:
+    """Height and width of a layer's activations for an image of `height_width` pixels."""
+    height, width = height_width
+    return height >> _halvings(layer), width >> _halvings(layer)
+
+
+def smallest_side(layers: Iterable[str]) -> int:
+    """The fewest pixels that both sides of an image need for all of `layers` to exist."""
+    return 2 ** max((_halvings(layer) for layer in layers), default=0)
+
+
+def check_images(images: Any) -> None:
+    """Raises `ValueError` for images that are not `(..., H, W, 3)`, floating, within [0, 1].
+
+    Values are only looked at outside `jax.jit`, where they are known.
+    """
+    shape = jnp.shape(images)
+    if len(shape) < 3 or shape[-1] != 3:
+        hint = ""
+        if len(shape) >= 3 and shape[-3] == 3:
+            hint = " This looks like channels first: pass jnp.moveaxis(images, -3, -1)."
+        raise ValueError(f"images must be (..., height, width, 3), got shape {shape}.{hint}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images must be floating point in [0, 1], got {images.dtype}: "
+            "pass images.astype('float32') / 255 for 8-bit images."
+        )
+    if isinstance(images, jax.core.Tracer) or np.size(images) == 0:
+        return
+    low, high = float(jnp.min(images)), float(jnp.max(images))
+    if low < _RANGE[0] or high > _RANGE[1]:
+        raise ValueError(
+            f"images must lie in [0, 1], got values from {low:.4g} to {high:.4g}: pass "
+            "images / 255 for 0..255, (images + 1) / 2 for -1..1; the normalisation to the "
+            "network's mean and standard deviation is done here."
+        )
+
+
+def check_layers(params: Params, layers: Iterable[str]) -> None:
+    """Raises `ValueError` for a layer that the network does not have."""
+    known = layer_names(params)
+    unknown = [layer for layer in layers if layer not in known]
+    if unknown:
+        raise ValueError(
+            f"this network has no layer {', '.join(unknown)}; it has {', '.join(known)}"
+        )
+
+
+def with_adjoints(params: Params) -> Params:
+    """The same network with every kernel's adjoint beside it, for loops that optimise pixels.
+
+    It doubles the tree and saves flipping the kernels in every iteration; see
+    `perceptual_jax.convolution.convolve`.
+    """
+    return {
+        name: {**part, "kernel_adjoint": convolution.adjoint(part["kernel"])}
+        if name.startswith("conv")
+        else part
+        for name, part in params.items()
+    }
+
+
+def features(
+    params: Params,
+    images: jax.Array,
+    layers: Iterable[str],
+    *,
+    pooling: str = "max",
+    dtype: Any = jnp.float32,
+) -> dict[str, jax.Array]:
+    """Activations of the asked layers, computed no deeper than the deepest of them.
+
+    Args:
+      params: `{"normalization": {"mean": (3,), "std": (3,)}, "conv1_1": {"kernel":
+        (3, 3, 3, 64), "bias": (64,)}, ...}`, as `perceptual_jax.io.weights.load` gives it; whether
+        it is VGG-16 or VGG-19 follows from its keys.
+      images: `(..., H, W, 3)`, RGB, in [0, 1].
+      layers: names such as `conv4_2`, `relu4_2`, `pool4`; see `layer_names`.
+      pooling: `"max"` as trained, or `"avg"`, which Gatys et al. 2015 prefer for synthesis.
+      dtype: what convolutions compute in, `jnp.float32` or `jnp.bfloat16`; also that of the result.
+
+    Returns:
+      For each layer, in order of computation, `(..., H', W', C)`.
+
+    Raises:
+      ValueError: wrong layout, dtype, range or layer name, or an image too small for a layer.
+    """
+    layers = (layers,) if isinstance(layers, str) else tuple(layers)
+    check_layers(params, layers)
+    check_images(images)
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling must be 'max' or 'avg', got {pooling!r}")
+    *batch, height, width, _ = images.shape
+    needed = smallest_side(layers)
+    if min(height, width) < needed:
+        raise ValueError(
+            f"images of {height}x{width} are too small for {', '.join(layers)}: "
+            f"both sides need at least {needed} pixels"
+        )
+
+    mean, std = (
+        jnp.asarray(params["normalization"][part], jnp.float32).reshape(1, 1, 1, 3)
+        for part in ("mean", "std")
+    )
+    x = images.reshape(-1, height, width, 3).astype(jnp.float32)
+    x = ((x - mean) / std).astype(dtype)
+    found = {}
+    for name in layer_names(params):
+        if len(found) == len(set(layers)):
+            break
+        if name.startswith("conv"):
+            layer = {part: jnp.asarray(values, dtype) for part, values in params[name].items()}
+            x = convolution.convolve(x, layer["kernel"], kernel_adjoint=layer.get("kernel_adjoint"))
+            x = x + layer["bias"].reshape(1, 1, 1, -1)
+        elif name.startswith("relu"):
+            x = jax.nn.relu(x)
+        else:
+            x = POOLINGS[pooling](x)
+        if name in layers:
+            found[name] = x
+    return {name: x.reshape(*batch, *x.shape[1:]) for name, x in found.items()}
