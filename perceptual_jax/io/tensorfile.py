@@ -1,4 +1,4 @@
-"""Safetensors files written by us: the same tensors give the same bytes, and a digest guards them.
+"""Safetensors files: written so that the same tensors give the same bytes, and with a digest.
 
 The safetensors library reads them.  It does not write them here because it orders metadata by
 the hash seed of the process, so two runs would give two files.
@@ -7,11 +7,12 @@ the hash seed of the process, so two runs would give two files.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 
 from perceptual_jax.errors import UserError
 
@@ -29,15 +30,16 @@ def digest(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def header(
-    entries: Mapping[str, tuple[str, tuple[int, ...], int]], metadata: Mapping[str, str]
+    entries: Mapping[str, tuple[str, Sequence[int], int]],
+    metadata: Mapping[str, str] | None = None,
 ) -> bytes:
     """The first bytes of a safetensors file whose tensors follow in the order of `entries`.
 
     Args:
       entries: for each tensor its safetensors dtype (`"F32"`), shape, and size in bytes.
-      metadata: text, by text.
+      metadata: text by name.
     """
-    description: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    description: dict[str, Any] = {"__metadata__": dict(sorted((metadata or {}).items()))}
     position = 0
     for name, (dtype, shape, size) in entries.items():
         offsets = [position, position + size]
@@ -72,6 +74,28 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins like a safetensors file: the length of its header, then the header."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def read(
+    path: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The wanted tensors, and the metadata, of any safetensors file.
+
+    Raises:
+      UserError: the file is missing, damaged, or not a safetensors file.
+    """
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            names = [name for name in file.keys() if wanted(name)]  # noqa: SIM118 (not a dict)
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as a safetensors file: {error}") from error
 
 
 def check(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
