@@ -94,7 +94,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """A tensor as the pickle describes it; nothing of it is trusted until `_view`."""
+    """A tensor as the pickle describes it; nothing of it is trusted until `_array`."""
 
     storage: _Storage
     offset: int
