@@ -196,7 +196,7 @@ class TestFile:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
         monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
-        monkeypatch.setattr(download.time, "sleep", lambda _: pytest.fail("it waited"))
+        monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waited"))
         with pytest.raises(DownloadError, match="Name or service not known"):
             download.fetch_file("http://weights.invalid/x", path)
 
