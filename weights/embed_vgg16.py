@@ -6,6 +6,8 @@
 
 The package's classifier sits on the Oxford VGG-16, frozen, so its file carries the thirteen
 convolutions unchanged: kernels OIHW, the first one's inputs in the order blue, green, red.
+
+Prints how far float16 moves the features of a photo, the table in README.md.
 """
 
 import hashlib
@@ -13,13 +15,20 @@ import json
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from PIL import Image
 
+from perceptual_jax import losses, vgg
 from perceptual_jax.io import weights
 
 HERE = Path(__file__).resolve().parent
+FILE = HERE / "vgg16.safetensors"
+PHOTO = HERE.parent / "examples" / "content" / "coffee.jpg"
+LAYERS = ("relu1_2", "relu2_2", "relu3_3", "conv4_2", "relu4_3", "relu5_1", "relu5_3")
 DIGESTS = HERE.parent / "tests" / "io" / "vgg16_oxford.sha256.json"
 
 # What the authors subtracted from 0..255 RGB, divided by nothing; here for images in [0, 1].
@@ -65,18 +74,27 @@ def check(params: weights.Params) -> None:
         raise SystemExit(f"missing: {', '.join(expected)}")
 
 
+def print_deviations(exact: weights.Params, stored: weights.Params) -> None:
+    """Relative error, in the Euclidean norm, of features and Gram matrices on a photo."""
+    photo = jnp.asarray(np.asarray(Image.open(PHOTO).convert("RGB"), np.float32) / 255)
+    with jax.default_matmul_precision("highest"):
+        expected, found = (vgg.features(params, photo, LAYERS) for params in (exact, stored))
+        print("layer features gram")
+        for layer in LAYERS:
+            pairs = [(expected[layer], found[layer])]
+            pairs.append(tuple(losses.gram_matrix(features) for features in pairs[0]))
+            errors = [
+                jnp.linalg.norm((a - b).ravel()) / jnp.linalg.norm(a.ravel()) for a, b in pairs
+            ]
+            print(layer, *(f"{float(error):.1e}" for error in errors))
+
+
 def main() -> None:
     params = convolutions(sys.argv[1])
     check(params)
     params["normalization"] = {"mean": MEAN.astype(np.float32), "std": STD.astype(np.float32)}
-    weights.save(
-        HERE / "vgg16.safetensors",
-        params,
-        name="vgg16",
-        source=SOURCE,
-        license="CC-BY-4.0",
-        dtype="float16",
-    )
+    weights.save(FILE, params, name="vgg16", source=SOURCE, license="CC-BY-4.0", dtype="float16")
+    print_deviations(params, weights.load(FILE))
 
 
 if __name__ == "__main__":

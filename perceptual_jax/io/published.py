@@ -73,8 +73,8 @@ def obtain(source: Source, folder: Path) -> tuple[layouts.Params, str]:
         return layouts.from_torchvision(torchfile.read(by_hand, _is_feature)), source.torch_url
 
     problems = []
-    fetched = folder / f"{official.stem}.fetched"
     for url in (source.safetensors_url, source.torch_url):
+        fetched = folder / f"{official.stem}.fetched{PurePosixPath(url).suffix}"
         try:
             if url == source.safetensors_url:
                 download.fetch_tensors(url, fetched, _is_feature)
@@ -85,8 +85,9 @@ def obtain(source: Source, folder: Path) -> tuple[layouts.Params, str]:
                 state_dict = torchfile.read(fetched, _is_feature)
             return layouts.from_torchvision(state_dict), url
         except (download.DownloadError, UserError) as error:
-            _log.warning("%s", error)
             problems.append(str(error))
+            if url != source.torch_url:
+                _log.warning("%s; trying %s, which is larger", error, source.torch_url)
         finally:
             fetched.unlink(missing_ok=True)
     raise UserError(
