@@ -1,0 +1,93 @@
+"""Independent arithmetic for the tests: float64 NumPy, written from the definitions.
+
+Nothing here imports the package, so that no mistake can be on both sides of a comparison.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+VGG16_DEPTHS = (2, 2, 3, 3, 3)
+VGG19_DEPTHS = (2, 2, 4, 4, 4)
+VGG_WIDTHS = (64, 128, 256, 512, 512)
+
+Params = dict[str, dict[str, np.ndarray]]
+
+
+def random_vgg(
+    depths: Sequence[int] = VGG16_DEPTHS, widths: Sequence[int] = (4, 5, 6, 7, 8), seed: int = 0
+) -> Params:
+    """A VGG with He-initialised kernels and small biases; by default a tiny one."""
+    generator = np.random.default_rng(seed)
+    params: Params = {
+        "normalization": {
+            "mean": np.array([0.48, 0.46, 0.41], np.float32),
+            "std": np.array([0.25, 0.2, 0.3], np.float32),
+        }
+    }
+    inputs = 3
+    for block, (depth, width) in enumerate(zip(depths, widths, strict=True), start=1):
+        for index in range(1, depth + 1):
+            kernel = generator.standard_normal((3, 3, inputs, width), np.float32)
+            bias = generator.standard_normal(width, np.float32)
+            params[f"conv{block}_{index}"] = {
+                "kernel": kernel * np.float32(np.sqrt(2 / (9 * inputs))),
+                "bias": bias * np.float32(0.1),
+            }
+            inputs = width
+    return params
+
+
+def random_images(*shape: int, seed: int = 0) -> np.ndarray:
+    """Uniform noise in [0, 1]."""
+    return np.random.default_rng(seed).uniform(size=shape).astype(np.float32)
+
+
+def convolve(images: np.ndarray, kernel: np.ndarray, padding: str) -> np.ndarray:
+    """Cross-correlation of `(N, H, W, C)`: each output is a sum over its window."""
+    rows, columns = kernel.shape[:2]
+    if padding == "SAME":
+        around = [(0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0)]
+        images = np.pad(images, around)
+    windows = np.lib.stride_tricks.sliding_window_view(images, (rows, columns), axis=(1, 2))
+    return np.einsum("nhwcij,ijcd->nhwd", windows, kernel, optimize=True)
+
+
+def pool(images: np.ndarray, pooling: str) -> np.ndarray:
+    """2x2 pooling of `(N, H, W, C)`, one block after the other."""
+    count, height, width, channels = images.shape
+    pooled = np.empty((count, height // 2, width // 2, channels), images.dtype)
+    for y in range(height // 2):
+        for x in range(width // 2):
+            block = images[:, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
+            pooled[:, y, x] = block.max((1, 2)) if pooling == "max" else block.mean((1, 2))
+    return pooled
+
+
+def vgg_features(params: Any, images: np.ndarray, pooling: str) -> dict[str, np.ndarray]:
+    """Every layer of the network for `(N, H, W, 3)`."""
+    mean, std = (
+        np.asarray(params["normalization"][part], np.float64).reshape(3) for part in ("mean", "std")
+    )
+    x = (np.asarray(images, np.float64) - mean) / std
+    found = {}
+    for block in range(1, 6):
+        index = 1
+        while f"conv{block}_{index}" in params:
+            layer = params[f"conv{block}_{index}"]
+            kernel = np.asarray(layer["kernel"], np.float64)
+            x = convolve(x, kernel, "SAME") + np.asarray(layer["bias"], np.float64)
+            found[f"conv{block}_{index}"] = x
+            x = np.where(x > 0, x, 0)
+            found[f"relu{block}_{index}"] = x
+            index += 1
+        x = pool(x, pooling)
+        found[f"pool{block}"] = x
+    return found
+
+
+def gram(features: np.ndarray) -> np.ndarray:
+    """`F F^T` of one `(H, W, C)`, not divided by anything."""
+    channels_by_positions = np.asarray(features, np.float64).reshape(-1, features.shape[-1]).T
+    return channels_by_positions @ channels_by_positions.T

@@ -1,0 +1,324 @@
+"""What the convolution room promises: the plain values and gradients, in a form XLA keeps fast."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from perceptual_jax import convolution
+from tests import reference
+
+PADDINGS = ("SAME", "VALID")
+SIDES = ((3, 3), (9, 9), (3, 5))
+
+
+def random_case(sides: tuple[int, int], *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two images and a kernel whose side is no symmetry of anything."""
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(2, 11, 10, 2)), generator.normal(size=(*sides, 2, 3))
+
+
+def f32(*arrays: np.ndarray) -> list[jax.Array]:
+    return [jnp.asarray(array, jnp.float32) for array in arrays]
+
+
+def plain(images: jax.Array, kernel: jax.Array, padding: str = "SAME", **_: Any) -> jax.Array:
+    """The same convolution with JAX's own gradient."""
+    return jax.lax.conv_general_dilated(
+        images, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+class TestConvolve:
+    def test_correlates_without_flipping_the_kernel(self) -> None:
+        # By hand: the kernel's one entry looks at the pixel above and to the left.
+        image = jnp.arange(1.0, 7.0).reshape(1, 2, 3, 1)  # [[1, 2, 3], [4, 5, 6]]
+        kernel = jnp.zeros((3, 3, 1, 1)).at[0, 0, 0, 0].set(10.0)
+        moved = convolution.convolve(image, kernel)
+        np.testing.assert_array_equal(moved[0, ..., 0], [[0, 0, 0], [0, 10, 20]])
+
+    @pytest.mark.parametrize("padding", PADDINGS)
+    @pytest.mark.parametrize("sides", SIDES)
+    def test_is_the_sum_over_windows(self, sides: tuple[int, int], padding: str) -> None:
+        images, kernel = random_case(sides)
+        expected = reference.convolve(images, kernel, padding)
+        result = convolution.convolve(*f32(images, kernel), padding=padding)
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=2e-5)
+
+    @pytest.mark.parametrize("with_adjoint", [False, True])
+    @pytest.mark.parametrize("padding", PADDINGS)
+    @pytest.mark.parametrize("sides", SIDES)
+    def test_has_the_gradients_of_jax(
+        self, sides: tuple[int, int], padding: str, with_adjoint: bool
+    ) -> None:
+        images, kernel = f32(*random_case(sides))
+        given = {"kernel_adjoint": convolution.adjoint(kernel)} if with_adjoint else {}
+        expected, expected_vjp = jax.vjp(lambda x, k: plain(x, k, padding), images, kernel)
+        result, vjp = jax.vjp(
+            lambda x, k: convolution.convolve(x, k, padding=padding, **given), images, kernel
+        )
+        (cotangent,) = f32(np.random.default_rng(1).normal(size=result.shape))
+        np.testing.assert_array_equal(result, expected)
+        for gradient, of_jax in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
+            np.testing.assert_allclose(gradient, of_jax, rtol=1e-5, atol=3e-5)
+
+    @pytest.mark.parametrize("padding", PADDINGS)
+    def test_has_the_gradients_of_finite_differences(self, padding: str) -> None:
+        """A convolution is linear in either argument, so that central differences are exact."""
+        images, kernel = random_case((3, 5), seed=2)
+        cotangent = np.random.default_rng(3).normal(
+            size=reference.convolve(images, kernel, padding).shape
+        )
+
+        def inner_product(images: np.ndarray, kernel: np.ndarray) -> float:
+            return float(np.sum(cotangent * reference.convolve(images, kernel, padding)))
+
+        def slope(argument: int, place: tuple[int, ...]) -> float:
+            step = [np.zeros_like(images), np.zeros_like(kernel)]
+            step[argument][place] = 0.5
+            ahead = inner_product(images + step[0], kernel + step[1])
+            return ahead - inner_product(images - step[0], kernel - step[1])
+
+        _, vjp = jax.vjp(
+            lambda x, k: convolution.convolve(x, k, padding=padding), *f32(images, kernel)
+        )
+        image_gradient, kernel_gradient = vjp(*f32(cotangent))
+        # Corners, edges and the middle of the image; every entry of the kernel.
+        for place in [(0, 0, 0, 0), (1, 10, 9, 1), (0, 0, 5, 1), (1, 6, 0, 0), (0, 5, 5, 1)]:
+            np.testing.assert_allclose(image_gradient[place], slope(0, place), rtol=1e-4, atol=1e-5)
+        for place in np.ndindex(kernel.shape):
+            np.testing.assert_allclose(
+                kernel_gradient[place], slope(1, place), rtol=1e-4, atol=1e-4
+            )
+
+    def test_valid_takes_even_kernels(self) -> None:
+        images, kernel = f32(*random_case((2, 4)))
+        gradients = jax.grad(lambda x, k: jnp.sum(convolution.convolve(x, k, padding="VALID") ** 2))
+        expected = jax.grad(lambda x, k: jnp.sum(plain(x, k, "VALID") ** 2))
+        np.testing.assert_allclose(
+            gradients(images, kernel), expected(images, kernel), rtol=1e-4, atol=1e-3
+        )
+
+    def test_passes_nothing_on_to_a_given_adjoint(self) -> None:
+        """The kernel's gradient is the whole of it: a tree with adjoints counts nothing twice."""
+        images, kernel = f32(*random_case((3, 3)))
+        gradient = jax.grad(
+            lambda a: jnp.sum(convolution.convolve(images, kernel, kernel_adjoint=a) ** 2)
+        )(convolution.adjoint(kernel))
+        np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
+
+    def test_maps_over_images_and_kernels(self) -> None:
+        images, kernel = f32(*random_case((3, 3)))
+        stacked = jnp.stack([images, 2 * images])
+        kernels = jnp.stack([kernel, -kernel])
+
+        def gradients(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return jax.grad(lambda x, k: jnp.sum(convolution.convolve(x, k) ** 2), argnums=(0, 1))(
+                images, kernel
+            )
+
+        mapped = jax.vmap(gradients)(stacked, kernels)
+        for index in range(2):
+            alone = gradients(stacked[index], kernels[index])
+            for of_all, of_one in zip(mapped, alone, strict=True):
+                np.testing.assert_allclose(of_all[index], of_one, rtol=1e-4, atol=1e-3)
+
+    def test_keeps_bfloat16(self) -> None:
+        images, kernel = f32(*random_case((3, 3)))
+        short_images, short_kernel = (x.astype(jnp.bfloat16) for x in (images, kernel))
+        result, vjp = jax.vjp(convolution.convolve, short_images, short_kernel)
+        gradients = vjp(jnp.ones_like(result))
+        exact, exact_vjp = jax.vjp(convolution.convolve, images, kernel)
+        for short, long in zip(
+            (result, *gradients), (exact, *exact_vjp(jnp.ones_like(exact))), strict=True
+        ):
+            assert short.dtype == jnp.bfloat16
+            # Eight bits of significand, and sums of up to 220 products.
+            scale = float(jnp.max(jnp.abs(long)))
+            np.testing.assert_allclose(short.astype(jnp.float32), long, atol=0.02 * scale)
+
+    def test_is_reverse_mode_only(self) -> None:
+        images, kernel = f32(*random_case((3, 3)))
+        with pytest.raises(TypeError, match="custom_vjp"):
+            jax.jvp(lambda x: convolution.convolve(x, kernel), (images,), (images,))
+
+
+class TestAdjoint:
+    def test_flips_space_and_swaps_channels(self) -> None:
+        kernel = jnp.arange(2.0 * 2 * 1 * 2).reshape(2, 2, 1, 2)
+        # By hand: entry [i, j, c, d] of the kernel is at [1 - i, 1 - j, d, c].
+        np.testing.assert_array_equal(
+            convolution.adjoint(kernel), [[[[6], [7]], [[4], [5]]], [[[2], [3]], [[0], [1]]]]
+        )
+
+    def test_is_the_adjoint_operator(self) -> None:
+        """`<K x, y> = <x, K* y>` for any x and y."""
+        x, kernel = f32(*random_case((3, 5)))
+        (y,) = f32(np.random.default_rng(4).normal(size=(2, 11, 10, 3)))
+        ahead = jnp.vdot(convolution.convolve(x, kernel), y)
+        back = jnp.vdot(x, convolution.convolve(y, convolution.adjoint(kernel)))
+        np.testing.assert_allclose(ahead, back, rtol=1e-4)
+
+
+class TestCompiledText:
+    """Why the room exists: the image gradient stays on XLA's fast path inside a compiled loop."""
+
+    def test_the_gradient_in_a_loop_swaps_no_kernel_labels(self) -> None:
+        assert swapped_convolutions(compiled_loop(convolution.convolve)) == 0
+
+    def test_the_gradient_is_as_fast_as_the_forward_pass(self) -> None:
+        """Where the backend has a library for convolutions, it takes those of the gradient too."""
+        forward_only = outside_library(compiled_loop(convolution.convolve, steps=0))
+        # Two convolutions forward, and two more for the gradient.
+        assert outside_library(compiled_loop(convolution.convolve)) <= 2 * forward_only
+
+    def test_no_kernel_is_flipped_in_the_loop_when_its_adjoint_is_given(self) -> None:
+        assert flips_in_loop(compiled_loop(convolution.convolve)) == 2
+        text = compiled_loop(convolution.convolve, adjoints_at_hand=True)
+        assert flips_in_loop(text) == 0
+
+    def test_the_plain_form_would_be_found_out(self) -> None:
+        """The detectors detect: both image gradients of the plain form are slow."""
+        text = compiled_loop(plain)
+        assert swapped_convolutions(text) == 2
+        assert outside_library(text) >= 2
+
+
+def compiled_loop(
+    convolve: Callable[..., jax.Array], *, steps: int = 5, adjoints_at_hand: bool = False
+) -> str:
+    """The optimised program that descends the image gradient of two convolutions.
+
+    Without steps it is the forward pass alone.  The size is one that XLA:CPU hands to its library:
+    smaller convolutions it computes itself.
+    """
+
+    def program(image: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+        adjoints: tuple[Any, Any] = (None, None)
+        if adjoints_at_hand:
+            adjoints = convolution.adjoint(first), convolution.adjoint(second)
+
+        def two_layers(image: jax.Array) -> jax.Array:
+            hidden = jnp.tanh(convolve(image, first, kernel_adjoint=adjoints[0]))
+            return convolve(hidden, second, kernel_adjoint=adjoints[1])
+
+        def step(_: Any, image: jax.Array) -> jax.Array:
+            if steps:
+                return image - 1e-3 * jax.grad(lambda x: jnp.sum(two_layers(x) ** 2))(image)
+            return two_layers(image)
+
+        return jax.lax.fori_loop(0, steps or 5, step, image)
+
+    image, kernel = jnp.zeros((1, 32, 32, 64)), jnp.zeros((3, 3, 64, 64))
+    text = jax.jit(program).lower(image, kernel, kernel).compile().as_text()
+    assert text is not None
+    return text
+
+
+def swapped_convolutions(text: str) -> int:
+    """How many convolutions read a kernel with input and output channels swapped."""
+    return len(re.findall(r" convolution\(.*dim_labels=\w+_\d*oi\d*->", text))
+
+
+def flips_in_loop(text: str) -> int:
+    """How many arrays are reversed in every iteration; the instruction's name tells its place."""
+    return len(re.findall(r" reverse\(.*/while/body/", text))
+
+
+def outside_library(text: str) -> int:
+    """How many convolutions are not the content of a fusion that a library computes.
+
+    XLA:CPU wraps what it hands to its library into fusions of kind `kCustom`, and computes the
+    other convolutions with its own loops.
+    """
+    library = set(re.findall(r"kind=kCustom, calls=(%[\w.-]+)", text))
+    computation, count = "", 0
+    for line in text.splitlines():
+        if header := re.match(r"(?:ENTRY )?(%[\w.-]+) \(", line):
+            computation = header[1]
+        if " convolution(" in line and computation not in library:
+            count += 1
+    return count
+
+
+class TestMaxPool:
+    def test_takes_the_maximum_of_blocks(self) -> None:
+        image = jnp.array([[1.0, 2.0, -1.0, -2.0], [4.0, 3.0, -4.0, -3.0]])
+        np.testing.assert_array_equal(
+            convolution.max_pool(image[:, :, None])[..., 0], [[4.0, -1.0]]
+        )
+
+    @pytest.mark.parametrize("shape", [(4, 6), (5, 6), (4, 7), (5, 7), (1, 3)])
+    def test_leaves_out_an_odd_last_row_and_column(self, shape: tuple[int, int]) -> None:
+        images = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype(np.float32)
+        pooled = convolution.max_pool(jnp.asarray(images))
+        np.testing.assert_array_equal(pooled, reference.pool(images, "max"))
+
+    def test_any_leading_axes(self) -> None:
+        images = jnp.asarray(reference.random_images(2, 3, 5, 4, 2))
+        pooled = convolution.max_pool(images)
+        assert pooled.shape == (2, 3, 2, 2, 2)
+        np.testing.assert_array_equal(pooled[1, 2], convolution.max_pool(images[1, 2]))
+
+    def test_after_a_relu_its_gradient_is_that_of_a_window_reduction(self) -> None:
+        (images,) = f32(np.random.default_rng(5).normal(size=(1, 7, 8, 3)))
+
+        def reduce_window(x: jax.Array) -> jax.Array:
+            window = (1, 2, 2, 1)
+            return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
+
+        ours, theirs = (
+            jax.grad(lambda x, pool=pool: jnp.sum(jnp.sin(pool(jax.nn.relu(x)))))(images)
+            for pool in (convolution.max_pool, reduce_window)
+        )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        assert np.count_nonzero(theirs) > 20
+
+    @pytest.mark.parametrize(
+        ("block", "shares"),
+        [
+            ([1.0, 3.0, 2.0, 0.0], [0, 1, 0, 0]),
+            ([3.0, 3.0, 2.0, 0.0], [0.5, 0.5, 0, 0]),
+            ([3.0, 2.0, 0.0, 3.0], [0.5, 0, 0, 0.5]),
+            ([3.0, 3.0, 3.0, 3.0], [0.25, 0.25, 0.25, 0.25]),
+        ],
+    )
+    def test_ties_share_the_gradient(self, block: list[float], shares: list[float]) -> None:
+        image = jnp.array(block).reshape(2, 2, 1)
+        gradient = jax.grad(lambda x: jnp.sum(convolution.max_pool(x)))(image)
+        np.testing.assert_array_equal(gradient.ravel(), shares)
+
+    @pytest.mark.parametrize("value", [0.0, -1.0])
+    def test_ties_of_a_relu_pass_nothing_on(self, value: float) -> None:
+        image = jnp.full((2, 2, 1), value)
+        gradient = jax.grad(lambda x: jnp.sum(convolution.max_pool(jax.nn.relu(x))))(image)
+        np.testing.assert_array_equal(gradient, np.zeros((2, 2, 1)))
+
+
+class TestAveragePool:
+    def test_takes_the_mean_of_blocks(self) -> None:
+        image = jnp.array([[1.0, 2.0, -1.0, -2.0], [4.0, 3.0, -4.0, -3.0]])
+        np.testing.assert_array_equal(
+            convolution.average_pool(image[:, :, None])[..., 0], [[2.5, -2.5]]
+        )
+
+    @pytest.mark.parametrize("shape", [(4, 6), (5, 6), (4, 7), (5, 7), (1, 3)])
+    def test_leaves_out_an_odd_last_row_and_column(self, shape: tuple[int, int]) -> None:
+        images = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype(np.float32)
+        pooled = convolution.average_pool(jnp.asarray(images))
+        np.testing.assert_allclose(pooled, reference.pool(images, "avg"), rtol=1e-5, atol=1e-6)
+
+    def test_every_position_of_a_block_gets_a_quarter_of_the_gradient(self) -> None:
+        gradient = jax.grad(lambda x: jnp.sum(convolution.average_pool(x)))(jnp.ones((2, 3, 1)))
+        np.testing.assert_array_equal(gradient[..., 0], [[0.25, 0.25, 0.0], [0.25, 0.25, 0.0]])
+
+
+@pytest.mark.parametrize("pool", [convolution.max_pool, convolution.average_pool])
+def test_pooling_keeps_bfloat16(pool: Callable[[jax.Array], jax.Array]) -> None:
+    image = jnp.array([[1.0, 3.0], [5.0, 7.0]], jnp.bfloat16).reshape(2, 2, 1)
+    assert pool(image).dtype == jnp.bfloat16
+    assert float(pool(image)[0, 0, 0]) == {"max_pool": 7.0, "average_pool": 4.0}[pool.__name__]
