@@ -287,6 +287,14 @@ class TestErrors:
         program = jax.jit(lambda images: vgg.features(TINY, images, ["conv1_1"])["conv1_1"])
         assert program(255 * self.image).shape == (8, 8, 4)
 
+    def test_a_known_image_may_be_used_inside_jit(self) -> None:
+        """Such as the photo that a compiled loss closes over."""
+        program = jax.jit(lambda: vgg.features(TINY, jnp.asarray(self.image), ["conv1_1"]))
+        assert program()["conv1_1"].shape == (8, 8, 4)
+        image = jnp.asarray(self.image)
+        program = jax.jit(lambda: vgg.features(TINY, image, ["conv1_1"]))
+        assert program()["conv1_1"].shape == (8, 8, 4)
+
     def test_shape_and_dtype_are_looked_at_inside_jit(self) -> None:
         program = jax.jit(lambda images: vgg.features(TINY, images, ["conv1_1"]))
         with pytest.raises(ValueError, match="moveaxis"):
