@@ -121,7 +121,9 @@ class TestFormulations:
     def test_bfloat16_computes_terms_in_float32(self) -> None:
         exact, _ = evaluate(SMALL, PARAMS, IMAGE, made_for(SMALL))
         short = dataclasses.replace(SMALL, dtype="bfloat16")
-        total, terms = evaluate(short, PARAMS, IMAGE, made_for(short))
+        found = made_for(short)
+        assert found.content["conv2_2"].dtype == jnp.bfloat16
+        total, terms = evaluate(short, PARAMS, IMAGE, found)
         assert {x.dtype for x in (total, *terms.values())} == {jnp.dtype("float32")}
         np.testing.assert_allclose(total, exact, rtol=0.02)
 
