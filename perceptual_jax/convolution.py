@@ -48,7 +48,12 @@ def convolve(
 
     Returns:
       `(N, H', W', C_out)`.
+
+    Raises:
+      ValueError: an even kernel with `"SAME"`, whose image gradient would be shifted.
     """
+    if padding == "SAME" and not (kernel.shape[0] % 2 and kernel.shape[1] % 2):
+        raise ValueError(f"padding 'SAME' needs odd kernel sides, got {kernel.shape[:2]}")
     if kernel_adjoint is None:
         # Its cotangent is zero, and the kernel's is the whole of it: no gradient is counted twice.
         kernel_adjoint = adjoint(jax.lax.stop_gradient(kernel))

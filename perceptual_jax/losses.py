@@ -42,7 +42,9 @@ def _float32(array: Any) -> jax.Array:
 
 
 def _squared_distance(first: Any, second: Any, axes: tuple[int, ...]) -> jax.Array:
-    return jnp.sum(jnp.square(_float32(first) - _float32(second)), axis=axes)
+    # Explicitly, so that it also works where JAX is told to refuse implicit broadcasting.
+    first, second = jnp.broadcast_arrays(_float32(first), _float32(second))
+    return jnp.sum(jnp.square(first - second), axis=axes)
 
 
 def gatys_content(features: Any, content_features: Any) -> jax.Array:
@@ -66,8 +68,9 @@ def feature_reconstruction(features: Any, content_features: Any) -> jax.Array:
 
     Arguments and result as `gatys_content`.
     """
+    half_squared_distance = gatys_content(features, content_features)
     height, width, channels = jnp.shape(features)[-3:]
-    return gatys_content(features, content_features) * (2.0 / (height * width * channels))
+    return half_squared_distance * (2.0 / (height * width * channels))
 
 
 def gram_matrix(features: Any, *, normalize_by: str = "elements", mask: Any = None) -> jax.Array:
@@ -88,9 +91,8 @@ def gram_matrix(features: Any, *, normalize_by: str = "elements", mask: Any = No
     _check_floating("features", features, 3)
     if normalize_by not in NORMALIZATIONS:
         raise ValueError(f"normalize_by must be one of {NORMALIZATIONS}, got {normalize_by!r}")
-    height, width, channels = jnp.shape(features)[-3:]
     features = jnp.asarray(features)
-    flat = features.reshape(*features.shape[:-3], height * width, channels)
+    height, width, channels = features.shape[-3:]
     positions = jnp.float32(height * width)
     if mask is not None:
         _check_floating("mask", mask, 2)
@@ -99,10 +101,13 @@ def gram_matrix(features: Any, *, normalize_by: str = "elements", mask: Any = No
                 f"mask must have the features' height and width, got {jnp.shape(mask)} "
                 f"for features {features.shape}"
             )
-        mask = jnp.asarray(mask)
-        # On both sides of the product, so that it stays symmetric.
-        flat = flat * jnp.sqrt(mask).reshape(*mask.shape[:-2], -1, 1).astype(flat.dtype)
+        batch = jnp.broadcast_shapes(jnp.shape(mask)[:-2], features.shape[:-3])
+        mask = jnp.broadcast_to(mask, (*batch, height, width))
+        # The root is on both sides of the product, so that it stays symmetric.
+        root = jnp.sqrt(mask)[..., None].astype(features.dtype)
+        features = jnp.broadcast_to(features, (*batch, height, width, channels)) * root
         positions = jnp.maximum(jnp.sum(_float32(mask), axis=(-2, -1)), 1e-6)[..., None, None]
+    flat = features.reshape(*features.shape[:-3], height * width, channels)
     gram = _self_product(flat)
     if normalize_by == "none":
         return gram
@@ -211,10 +216,7 @@ def total_variation(images: Any, *, kind: str = "squared") -> jax.Array:
     vertical = images[..., 1:, :, :] - images[..., :-1, :, :]
     horizontal = images[..., :, 1:, :] - images[..., :, :-1, :]
     if kind == "squared":
-        return sum(
-            jnp.sum(jnp.square(difference), axis=(-3, -2, -1))
-            for difference in (vertical, horizontal)
-        )
+        return jnp.sum(vertical**2, (-3, -2, -1)) + jnp.sum(horizontal**2, (-3, -2, -1))
     if kind == "isotropic":
         squared = jnp.square(vertical[..., :, :-1, :]) + jnp.square(horizontal[..., :-1, :, :])
         # The square root's slope is infinite at 0, where a flat image is: there the gradient

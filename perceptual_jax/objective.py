@@ -78,8 +78,8 @@ class Objective:
         """The factor of every term, by the term's name: `content/conv4_2`, `style/conv1_1`, ..."""
         per_layer = self.style_layer_weights
         if per_layer is None:
-            equal = 1 / len(self.style_layers) if self.formulation == "gatys" else 1.0
-            per_layer = (equal,) * len(self.style_layers)
+            divisor = len(self.style_layers) if self.formulation == "gatys" else 1
+            per_layer = tuple(1 / divisor for _ in self.style_layers)
         weights = {f"content/{layer}": self.content_weight for layer in self.content_layers}
         for layer, weight in zip(self.style_layers, per_layer, strict=True):
             weights[f"style/{layer}"] = self.style_weight * weight
@@ -130,9 +130,12 @@ def _gram_normalization(objective: Objective) -> str:
     return "positions" if objective.formulation == "gatys" else "elements"
 
 
-def _shrink(mask: jax.Array, shape: tuple[int, int]) -> jax.Array:
+def _shrink(mask: jax.Array, layer: str) -> jax.Array:
     """A mask `(H, W)` at a layer's resolution: the mean over each of its positions' pixels."""
-    return jnp.clip(jax.image.resize(mask, shape, method="linear", antialias=True), 0.0, 1.0)
+    height, width = vgg.layer_shape(mask.shape, layer)
+    side = vgg.stride(layer)
+    blocks = mask[: height * side, : width * side].reshape(height, side, width, side)
+    return jnp.mean(blocks, axis=(1, 3))
 
 
 def targets(
@@ -161,7 +164,7 @@ def targets(
       style_masks: a mask `(H', W')` for each painting, of the part whose style is taken.
 
     Raises:
-      ValueError: numbers of paintings, weights and masks that do not match.
+      ValueError: numbers of paintings, weights and masks that do not match, negative weights.
     """
     for name, given in (
         ("style_weights", style_weights),
@@ -170,6 +173,8 @@ def targets(
     ):
         if given is not None and len(given) != len(styles):
             raise ValueError(f"{name}: one for each of {len(styles)} styles, got {len(given)}")
+    if style_weights is not None and (min(style_weights) < 0 or sum(style_weights) <= 0):
+        raise ValueError(f"style_weights must be at least 0, and not all 0, got {style_weights}")
 
     content_features: dict[str, jax.Array] = {}
     if content is not None:
@@ -182,7 +187,7 @@ def targets(
         for layer, features in found.items():
             mask = None
             if style_masks is not None:
-                mask = _shrink(style_masks[index], features.shape[:2])
+                mask = _shrink(style_masks[index], layer)
             gram = losses.gram_matrix(features, normalize_by=normalization, mask=mask)
             grams[layer].append(gram)
 
@@ -196,8 +201,7 @@ def targets(
         }
     else:
         for layer in objective.style_layers:
-            shape = vgg.layer_shape(content_masks[0].shape, layer)
-            regions[layer] = jnp.stack([_shrink(mask, shape) for mask in content_masks])
+            regions[layer] = jnp.stack([_shrink(mask, layer) for mask in content_masks])
     return Targets(content_features, stacked, regions)
 
 

@@ -7,7 +7,7 @@ literature's names: `conv3_2` is the convolution's output before the ReLU, `relu
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -38,21 +38,21 @@ def layer_names(params: Params) -> list[str]:
     return names
 
 
-def _halvings(layer: str) -> int:
-    """How often pooling halves an image up to a layer: b - 1 times in block b, b at `pool<b>`."""
+def stride(layer: str) -> int:
+    """Pixels per position of a layer: 2^(b - 1) in block b, 2^b at `pool<b>`."""
     kind, block = re.match(r"([a-z]+)(\d)", layer).groups()  # type: ignore[union-attr]
-    return int(block) - (kind != "pool")
+    return 2 ** (int(block) - (kind != "pool"))
 
 
-def layer_shape(height_width: tuple[int, int], layer: str) -> tuple[int, int]:
+def layer_shape(height_width: Sequence[int], layer: str) -> tuple[int, int]:
     """Height and width of a layer's activations for an image of `height_width` pixels."""
     height, width = height_width
-    return height >> _halvings(layer), width >> _halvings(layer)
+    return height // stride(layer), width // stride(layer)
 
 
 def smallest_side(layers: Iterable[str]) -> int:
     """The fewest pixels that both sides of an image need for all of `layers` to exist."""
-    return 2 ** max((_halvings(layer) for layer in layers), default=0)
+    return max((stride(layer) for layer in layers), default=1)
 
 
 def check_images(images: Any) -> None:
@@ -73,8 +73,9 @@ def check_images(images: Any) -> None:
         )
     if isinstance(images, jax.core.Tracer) or np.size(images) == 0:
         return
-    low, high = float(jnp.min(images)), float(jnp.max(images))
-    if low < _RANGE[0] or high > _RANGE[1]:
+    pixels = np.asarray(images)
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (_RANGE[0] <= low and high <= _RANGE[1]):  # NaN included
         raise ValueError(
             f"images must lie in [0, 1], got values from {low:.4g} to {high:.4g}: pass "
             "images / 255 for 0..255, (images + 1) / 2 for -1..1; the normalisation to the "
@@ -150,7 +151,7 @@ def features(
     )
     x = images.reshape(-1, height, width, 3).astype(jnp.float32)
     x = ((x - mean) / std).astype(dtype)
-    found = {}
+    found: dict[str, jax.Array] = {}
     for name in layer_names(params):
         if len(found) == len(set(layers)):
             break

@@ -8,14 +8,14 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", "
 
 
 def folder(name: str) -> Path:
-    """The folder `weights` or `examples`: inside an installed package, else beside it in a checkout."""
+    """The folder `weights` or `examples`: in an installed package, else beside it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / name
     return installed if installed.is_dir() else package.parent / name
 
 
 def example_names(kind: str) -> list[str]:
-    """Names, without suffix, of the pictures in `examples/<kind>`; `kind` is `content` or `styles`."""
+    """Names, without suffix, of the pictures in `examples/<kind>`: `content` or `styles`."""
     files = (folder("examples") / kind).iterdir()
     return sorted(file.stem for file in files if file.suffix.lower() in PICTURE_SUFFIXES)
 
@@ -34,7 +34,10 @@ def picture(path_or_name: str | Path, kind: str) -> Path:
     if len(path.parts) == 1:
         shelf = folder("examples") / kind
         for candidate in sorted(shelf.iterdir()):
-            if path.name in (candidate.name, candidate.stem) and candidate.suffix.lower() in PICTURE_SUFFIXES:
+            if (
+                path.name in (candidate.name, candidate.stem)
+                and candidate.suffix.lower() in PICTURE_SUFFIXES
+            ):
                 return candidate
     raise UserError(
         f"there is no picture {str(path_or_name)!r}: give the path of a file, "

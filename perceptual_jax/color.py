@@ -1,0 +1,87 @@
+"""Colour: luminance, and giving one picture the colours of another.
+
+Images are `(..., H, W, 3)` in [0, 1], encoded sRGB as everywhere in this package; the methods
+here, like the papers they come from, work on the encoded values.
+
+Both ways of keeping a photo's colours are from Gatys et al. 2016, "Preserving Color in Neural
+Artistic Style Transfer": transfer style in luminance alone and put the photo's colours back
+(`replace_luminance`), or give the painting the photo's colours first (`match_statistics`).
+"""
+
+import jax
+import jax.numpy as jnp
+
+# NTSC's YIQ, the space that the paper names.  Luminance is the first row.
+_RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
+def luminance(images: jax.Array) -> jax.Array:
+    """`Y = 0.299 R + 0.587 G + 0.114 B`, `(..., H, W, 3) -> (..., H, W, 1)`."""
+    weights = jnp.array(_RGB_TO_YIQ[0], images.dtype)
+    return jnp.einsum("...c,c->...", images, weights)[..., None]
+
+
+def grey(images: jax.Array) -> jax.Array:
+    """The luminance in all three channels, `(..., H, W, 3)`."""
+    return jnp.broadcast_to(luminance(images), images.shape)
+
+
+def replace_luminance(images: jax.Array, source: jax.Array) -> jax.Array:
+    """The colours of `images` with the luminance of `source`, both `(..., H, W, 3)`, in [0, 1].
+
+    In YIQ this adds the same number to all three channels, since the colour axes I and Q do not
+    change when it does.
+    """
+    return jnp.clip(images + (luminance(source) - luminance(images)), 0.0, 1.0)
+
+
+def match_luminance(images: jax.Array, reference: jax.Array) -> jax.Array:
+    """Gives `images` the mean and standard deviation of the luminance of `reference`.
+
+    `L' = (sigma_C / sigma_S) (L - mu_S) + mu_C` (Gatys et al. 2016, section 3.2), which keeps a
+    painting's contrasts comparable with the photo's when only luminance is transferred.
+
+    Args:
+      images: `(H, W, 3)`.
+      reference: `(H', W', 3)`, of any size.
+
+    Returns:
+      Grey `(H, W, 3)` in [0, 1].
+    """
+    own, wanted = luminance(images), luminance(reference)
+    scale = jnp.std(wanted) / jnp.maximum(jnp.std(own), 1e-6)
+    matched = (own - jnp.mean(own)) * scale + jnp.mean(wanted)
+    return jnp.broadcast_to(jnp.clip(matched, 0.0, 1.0), images.shape)
+
+
+def match_statistics(images: jax.Array, reference: jax.Array) -> jax.Array:
+    """Gives `images` the mean and covariance of the colours of `reference`.
+
+    The linear map `A p + b` with `A = sqrt(Sigma_C) sqrt(Sigma_S)^-1` (Gatys et al. 2016, section
+    3.1, "Image Analogies" form with symmetric square roots).
+
+    Args:
+      images: `(H, W, 3)`.
+      reference: `(H', W', 3)`, of any size.
+
+    Returns:
+      `(H, W, 3)` in [0, 1]; what the map takes beyond is clipped.
+    """
+    own, own_mean, own_covariance = _statistics(images)
+    _, mean, covariance = _statistics(reference)
+    transform = _matrix_power(covariance, 0.5) @ _matrix_power(own_covariance, -0.5)
+    matched = (own - own_mean) @ transform.T + mean
+    return jnp.clip(matched.reshape(images.shape), 0.0, 1.0)
+
+
+def _statistics(image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    pixels = image.reshape(-1, 3)
+    mean = jnp.mean(pixels, axis=0, keepdims=True)
+    centred = pixels - mean
+    # The floor keeps the square root of a picture with few colours invertible.
+    return pixels, mean, centred.T @ centred / pixels.shape[0] + 1e-5 * jnp.eye(3)
+
+
+def _matrix_power(matrix: jax.Array, power: float) -> jax.Array:
+    values, vectors = jnp.linalg.eigh(matrix)
+    return (vectors * jnp.maximum(values, 1e-8)[None] ** power) @ vectors.T
