@@ -8,6 +8,8 @@ Artistic Style Transfer": transfer style in luminance alone and put the photo's 
 (`replace_luminance`), or give the painting the photo's colours first (`match_statistics`).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -15,18 +17,19 @@ import jax.numpy as jnp
 _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
-def luminance(images: jax.Array) -> jax.Array:
+def luminance(images: Any) -> jax.Array:
     """`Y = 0.299 R + 0.587 G + 0.114 B`, `(..., H, W, 3) -> (..., H, W, 1)`."""
+    images = jnp.asarray(images)
     weights = jnp.array(_RGB_TO_YIQ[0], images.dtype)
     return jnp.einsum("...c,c->...", images, weights)[..., None]
 
 
-def grey(images: jax.Array) -> jax.Array:
+def grey(images: Any) -> jax.Array:
     """The luminance in all three channels, `(..., H, W, 3)`."""
     return jnp.broadcast_to(luminance(images), images.shape)
 
 
-def replace_luminance(images: jax.Array, source: jax.Array) -> jax.Array:
+def replace_luminance(images: Any, source: Any) -> jax.Array:
     """The colours of `images` with the luminance of `source`, both `(..., H, W, 3)`, in [0, 1].
 
     In YIQ this adds the same number to all three channels, since the colour axes I and Q do not
@@ -35,7 +38,7 @@ def replace_luminance(images: jax.Array, source: jax.Array) -> jax.Array:
     return jnp.clip(images + (luminance(source) - luminance(images)), 0.0, 1.0)
 
 
-def match_luminance(images: jax.Array, reference: jax.Array) -> jax.Array:
+def match_luminance(images: Any, reference: Any) -> jax.Array:
     """Gives `images` the mean and standard deviation of the luminance of `reference`.
 
     `L' = (sigma_C / sigma_S) (L - mu_S) + mu_C` (Gatys et al. 2016, section 3.2), which keeps a
@@ -54,7 +57,7 @@ def match_luminance(images: jax.Array, reference: jax.Array) -> jax.Array:
     return jnp.broadcast_to(jnp.clip(matched, 0.0, 1.0), images.shape)
 
 
-def match_statistics(images: jax.Array, reference: jax.Array) -> jax.Array:
+def match_statistics(images: Any, reference: Any) -> jax.Array:
     """Gives `images` the mean and covariance of the colours of `reference`.
 
     The linear map `A p + b` with `A = sqrt(Sigma_C) sqrt(Sigma_S)^-1` (Gatys et al. 2016, section
@@ -74,7 +77,7 @@ def match_statistics(images: jax.Array, reference: jax.Array) -> jax.Array:
     return jnp.clip(matched.reshape(images.shape), 0.0, 1.0)
 
 
-def _statistics(image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _statistics(image: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     pixels = image.reshape(-1, 3)
     mean = jnp.mean(pixels, axis=0, keepdims=True)
     centred = pixels - mean

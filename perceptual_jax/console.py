@@ -1,0 +1,73 @@
+"""The terminal: a progress bar for long work, and Ctrl-C that loses nothing."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import tqdm
+
+
+class Interrupts:
+    """Whether the person, or the machine's owner, has asked to stop."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        """A signal handler: the first signal asks, a second one stops at once."""
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a program that a signal ended."""
+        return 0 if self.signal is None else 128 + self.signal
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Interrupts]:
+    """Within it, Ctrl-C and SIGTERM only set the flag that it gives, to be looked at in a loop."""
+    interrupts = Interrupts()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, interrupts.ask) for number in numbers]
+    try:
+        yield interrupts
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+class ProgressBar:
+    """A bar whose length is work, and whose text tells the iteration and the terms.
+
+    Iterations at different sizes take different times, so the time left follows from work, say
+    iterations times pixels.  In a file or a pipe, where a line cannot be redrawn, it writes a
+    line now and then.
+    """
+
+    def __init__(self, total_work: float) -> None:
+        self._bar: Any = tqdm.tqdm(
+            total=total_work,
+            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}",
+            file=sys.stderr,
+            mininterval=0.5 if sys.stderr.isatty() else 15.0,
+            dynamic_ncols=True,
+        )
+
+    def update(self, work: float, description: str, terms: dict[str, float]) -> None:
+        """Moves the bar by `work`, and shows the terms beside it."""
+        self._bar.set_description_str(description, refresh=False)
+        shown = "  ".join(f"{name} {value:.3g}" for name, value in terms.items())
+        self._bar.set_postfix_str(shown, refresh=False)
+        self._bar.update(work)
+
+    def close(self) -> None:
+        self._bar.refresh()
+        self._bar.close()

@@ -1,0 +1,193 @@
+"""The flags of the command line: how they are defined, grouped and explained.
+
+A mode takes its own `Flags` and calls the functions here for what modes share, so that a flag has
+one name and one meaning everywhere.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags as absl_flags
+
+from perceptual_jax.objective import GATYS, Objective
+from perceptual_jax.synthesis import Optimizer
+
+_WIDTH = 96
+
+# absl puts these into every set of flags.
+_ABSL_FLAGS = ("flagfile", "undefok")
+
+
+class Flags:
+    """absl flags in titled groups."""
+
+    def __init__(self) -> None:
+        # Not absl's global flags, to which any imported library may add its own.
+        self.values = absl_flags.FlagValues()
+        self._group = ""
+
+    def group(self, title: str) -> None:
+        """The flags defined from here on stand under this title."""
+        self._group = title
+
+    def _define(self, define: Any, name: str, default: Any, text: str, **options: Any) -> None:
+        options = {"flag_values": self.values, "module_name": self._group, **options}
+        define(name, default=default, help=text, **options)
+
+    def text(self, name: str, default: str | None, text: str) -> None:
+        self._define(absl_flags.DEFINE_string, name, default, text)
+
+    def names(self, name: str, default: Sequence[str] | None, text: str) -> None:
+        """A comma-separated list."""
+        self._define(absl_flags.DEFINE_list, name, default, text)
+
+    def integer(self, name: str, default: int | None, text: str, *, least: int) -> None:
+        self._define(absl_flags.DEFINE_integer, name, default, text, lower_bound=least)
+
+    def number(self, name: str, default: float | None, text: str, *, least: float = 0.0) -> None:
+        self._define(absl_flags.DEFINE_float, name, default, text, lower_bound=least)
+
+    def choice(self, name: str, default: str, choices: Sequence[str], text: str) -> None:
+        self._define(absl_flags.DEFINE_enum, name, default, text, enum_values=list(choices))
+
+    def switch(self, name: str, default: bool, text: str) -> None:
+        self._define(absl_flags.DEFINE_boolean, name, default, text)
+
+    def help(self) -> str:
+        """Every flag with its default, by group, in the order of their definition."""
+        blocks = []
+        for title, members in self.values.flags_by_module_dict().items():
+            lines = [f"{title}:"]
+            for flag in members:
+                default = flag.default_as_str or "none"
+                lines.append(f"  --{flag.name}={default.strip(chr(39))}")
+                lines += textwrap.wrap(
+                    flag.help, _WIDTH, initial_indent="      ", subsequent_indent="      "
+                )
+            blocks.append("\n".join(lines))
+        return "\n\n".join(blocks)
+
+
+def pictures(flags: Flags) -> None:
+    """The photo, the paintings and what to make of them."""
+    flags.group("Pictures")
+    flags.text("content", "chelsea", "The photo: a file, or the name of one in examples/content.")
+    flags.names(
+        "style",
+        ["starry_night"],
+        "The painting, or several with commas: files, or names from examples/styles. Several are "
+        "blended, each with a weight if one is given (wave:0.7,the_kiss:0.3).",
+    )
+    flags.text(
+        "output",
+        None,
+        "The picture to write, format by suffix: png, jpg, webp, tif, bmp. By default "
+        "CONTENT-STYLE.png, here or in --workdir.",
+    )
+    flags.integer(
+        "image_size",
+        512,
+        "Long side of the result, in pixels. The short side keeps the photo's aspect.",
+        least=16,
+    )
+    flags.number(
+        "style_scale",
+        1.0,
+        "Long side of the painting, as a multiple of --image_size: larger gives larger strokes.",
+        least=0.05,
+    )
+
+
+def objective(flags: Flags) -> None:
+    """Layers and weights, by default those of `GATYS`."""
+    flags.group("Objective")
+    flags.text(
+        "vgg",
+        "vgg16",
+        "The network: vgg16 (embedded), vgg16-torchvision, "
+        "vgg19-torchvision (fetched once), or a file of weights.",
+    )
+    flags.choice(
+        "pooling", GATYS.pooling, ["max", "avg"], "The network's pooling; avg as in the paper."
+    )
+    flags.names(
+        "content_layers",
+        list(GATYS.content_layers),
+        "Layers at which the result resembles the photo.",
+    )
+    flags.names(
+        "style_layers",
+        list(GATYS.style_layers),
+        "Layers at which the result resembles the painting; each counts 1/L.",
+    )
+    flags.number(
+        "content_weight", GATYS.content_weight, "alpha: factor of the content loss, eq. 1."
+    )
+    flags.number("style_weight", GATYS.style_weight, "beta: factor of the style loss, eq. 5.")
+    flags.number(
+        "tv_weight",
+        GATYS.tv_weight,
+        "Factor of the squared total variation of pixels in 0..255: higher is smoother.",
+    )
+
+
+def optimization(flags: Flags, *, steps: int, steps_text: str) -> None:
+    """How pixels are moved."""
+    flags.group("Optimisation")
+    flags.integer("steps", steps, steps_text, least=1)
+    flags.choice("optimizer", "lbfgs", ["lbfgs", "adam"], "How pixels are moved.")
+    flags.number(
+        "learning_rate",
+        None,
+        "Step size: for adam in units of [0, 1] (0.02 if not given), for lbfgs a factor (1).",
+        least=1e-9,
+    )
+    flags.switch("line_search", False, "Let lbfgs search along its direction (zoom): slower.")
+    flags.integer("seed", 0, "Of the white noise.", least=0)
+
+
+def run_folder(flags: Flags) -> None:
+    """What is kept of a run beside its result."""
+    flags.group("Run")
+    flags.text(
+        "workdir",
+        None,
+        "Folder that keeps the run: config.json, metrics.jsonl, a plot of the terms, previews.",
+    )
+    flags.integer(
+        "preview_every",
+        0,
+        "Write the picture so far every so many iterations; 0 for never.",
+        least=0,
+    )
+    flags.switch("check_memory", True, "Refuse a size that will not fit into memory.")
+
+
+def objective_of(values: Any) -> Objective:
+    """The objective that the flags of `objective` ask for."""
+    return Objective(
+        formulation="gatys",
+        content_layers=tuple(values.content_layers),
+        content_weight=values.content_weight,
+        style_layers=tuple(values.style_layers),
+        style_weight=values.style_weight,
+        tv_weight=values.tv_weight,
+        pooling=values.pooling,
+    )
+
+
+def optimizer_of(values: Any) -> Optimizer:
+    """The optimiser that the flags of `optimization` ask for."""
+    return Optimizer(
+        name=values.optimizer,
+        learning_rate=values.learning_rate,
+        line_search=values.line_search,
+    )
+
+
+def asked(values: Any) -> dict[str, Any]:
+    """Every flag with its value, for the record of how a result was made."""
+    return {
+        name: value for name, value in values.flag_values_dict().items() if name not in _ABSL_FLAGS
+    }

@@ -1,0 +1,97 @@
+"""How much memory optimising pixels takes, before anything is compiled, and how much there is."""
+
+import contextlib
+import math
+import os
+from pathlib import Path
+
+import jax
+
+from perceptual_jax import vgg
+from perceptual_jax.errors import UserError
+from perceptual_jax.objective import Objective
+
+# Of the activations' bytes: what is live at once in value and gradient.  The activations are kept
+# for the gradient, and besides these stand a cotangent and what the widest layer needs for both
+# directions.  From XLA's own account, `memory_analysis()`, on jax 0.10 and 0.12; a test compares.
+_LIVE = 1.25
+
+# The interpreter, the compiler and the program.
+_PROGRAM_BYTES = 600e6
+
+
+def synthesis_bytes(
+    objective: Objective,
+    params: vgg.Params,
+    height_width: tuple[int, int],
+    *,
+    memory: int,
+    images: int = 1,
+) -> int:
+    """Peak memory of optimising `images` pictures of `height_width` side by side, in bytes.
+
+    Args:
+      objective: its layers say how deep the network is computed.
+      params: VGG parameters.
+      height_width: of each picture.
+      memory: of L-BFGS; 0 for Adam.
+      images: optimised at once.
+    """
+    height, width = height_width
+    names = vgg.layer_names(params)
+    deepest = max((names.index(layer) for layer in objective.layers), default=0)
+    positions = sum(
+        len(params[name]["bias"]) / vgg.stride(name) ** 2
+        for name in names[: deepest + 1]
+        if name.startswith("conv")
+    )
+    bytes_per_value = 2 if objective.dtype == "bfloat16" else 4
+    activations = _LIVE * positions * bytes_per_value * height * width
+    pixels = 4 * 3 * height * width * (2 * memory + 8)
+    weights = sum(4 * array.size for part in params.values() for array in part.values())
+    return int(images * (activations + pixels) + weights + _PROGRAM_BYTES)
+
+
+def check(
+    objective: Objective, params: vgg.Params, height_width: tuple[int, int], *, memory: int
+) -> None:
+    """Refuses, as a `UserError` that names the largest size, a picture that will not fit."""
+    available = available_bytes()
+    if available is None:
+        return
+    needed = synthesis_bytes(objective, params, height_width, memory=memory)
+    fixed = synthesis_bytes(objective, params, (0, 0), memory=memory)
+    if needed <= available:
+        return
+    scale = math.sqrt(max(0.0, available - fixed) / (needed - fixed))
+    largest = int(max(height_width) * scale)
+    raise UserError(
+        f"{height_width[1]}x{height_width[0]} needs about {needed / 1e9:.1f} GB of memory, and "
+        f"{available / 1e9:.1f} GB are free: --image_size={largest} is the largest that fits "
+        "(--nocheck_memory tries all the same)"
+    )
+
+
+def available_bytes() -> int | None:
+    """Memory that a program started now can use: the accelerator's, or this machine's.
+
+    None where it cannot be known.
+    """
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        statistics = device.memory_stats() or {}
+        limit = statistics.get("bytes_limit")
+        return None if limit is None else limit - statistics.get("bytes_in_use", 0)
+    candidates = []
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                candidates.append(int(line.split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+        candidates.append(limit - used)
+    if not candidates:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            candidates.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(candidates, default=None)
