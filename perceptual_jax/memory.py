@@ -53,13 +53,18 @@ def synthesis_bytes(
 
 
 def check(
-    objective: Objective, params: vgg.Params, height_width: tuple[int, int], *, memory: int
+    objective: Objective,
+    params: vgg.Params,
+    height_width: tuple[int, int],
+    *,
+    memory: int,
+    images: int = 1,
 ) -> None:
     """Refuses, as a `UserError` that names the largest size, a picture that will not fit."""
     available = available_bytes()
     if available is None:
         return
-    needed = synthesis_bytes(objective, params, height_width, memory=memory)
+    needed = synthesis_bytes(objective, params, height_width, memory=memory, images=images)
     fixed = synthesis_bytes(objective, params, (0, 0), memory=memory)
     if needed <= available:
         return

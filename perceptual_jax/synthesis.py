@@ -210,7 +210,7 @@ class Report:
 def run(
     objective: Objective,
     params: vgg.Params,
-    images: jax.Array,
+    images: Any,
     targets: Targets,
     *,
     steps: int,

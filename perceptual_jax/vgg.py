@@ -166,3 +166,47 @@ def features(
         if name in layers:
             found[name] = x
     return {name: x.reshape(*batch, *x.shape[1:]) for name, x in found.items()}
+
+
+def normalize_filters(
+    params: Params, photos: Iterable[Any], *, pooling: str = "max"
+) -> dict[str, dict[str, np.ndarray]]:
+    """The network with every filter rescaled to mean activation 1 (Gatys et al. 2016, section 2).
+
+    The mean is over photos and positions, after the ReLU.  What a filter is divided by, the next
+    layer's kernel is multiplied with, so that the network computes the same features but for their
+    scale.  A filter that never fires keeps its scale.
+
+    Args:
+      params: VGG parameters.
+      photos: each `(H, W, 3)` in [0, 1]; few sizes, since every new one is compiled.
+      pooling: with which the network will be used.
+
+    Returns:
+      Parameters of the same shapes.
+
+    Raises:
+      ValueError: no photos.
+    """
+    layers = [name for name in layer_names(params) if name.startswith("relu")]
+
+    @jax.jit
+    def means_of(image: jax.Array) -> dict[str, jax.Array]:
+        found = features(params, image, layers, pooling=pooling)
+        return {name: jnp.mean(values, axis=(0, 1)) for name, values in found.items()}
+
+    means = [jax.device_get(means_of(jnp.asarray(photo))) for photo in photos]
+    if not means:
+        raise ValueError("at least one photo is needed")
+    result = {"normalization": dict(params["normalization"])}
+    before = np.ones(3, np.float32)
+    for layer in layers:
+        mean = np.mean([of_photo[layer] for of_photo in means], axis=0)
+        scale = np.where(mean > 0, mean, 1.0).astype(np.float32)
+        name = layer.replace("relu", "conv")
+        result[name] = {
+            "kernel": np.asarray(params[name]["kernel"]) * before[:, None] / scale,
+            "bias": np.asarray(params[name]["bias"]) / scale,
+        }
+        before = scale
+    return result

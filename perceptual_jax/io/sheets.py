@@ -1,0 +1,63 @@
+"""Several pictures in one, in rows and columns with labels."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_GAP = 6
+
+
+def sheet(
+    rows: Sequence[Sequence[np.ndarray | None]],
+    *,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+) -> np.ndarray:
+    """A labelled grid on white.
+
+    Args:
+      rows: pictures `(H, W, 3)` in [0, 1] of any sizes, or None for an empty cell.
+      row_labels: at the left of each row; lines are broken where the text has a newline.
+      column_labels: above each column.
+
+    Returns:
+      `(H, W, 3)` float32 in [0, 1].
+    """
+    cells = [cell for row in rows for cell in row if cell is not None]
+    height = max(cell.shape[0] for cell in cells)
+    width = max(cell.shape[1] for cell in cells)
+    font = ImageFont.load_default(size=max(11, min(height, width) // 11))
+    columns = max(len(row) for row in rows)
+
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+
+    def extent(labels: Sequence[str], axis: int) -> int:
+        boxes = [measure.multiline_textbbox((0, 0), label, font=font) for label in labels]
+        return int(max((box[2 + axis] for box in boxes), default=-2 * _GAP)) + 2 * _GAP
+
+    left, top = extent(row_labels, 0), extent(column_labels, 1)
+    size = (
+        left + columns * (width + _GAP) + _GAP,
+        top + len(rows) * (height + _GAP) + _GAP,
+    )
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, label in enumerate(column_labels):
+        middle = left + _GAP + column * (width + _GAP) + width // 2
+        draw.multiline_text(
+            (middle, top // 2), label, fill="black", font=font, anchor="mm", align="center"
+        )
+    for index, row in enumerate(rows):
+        y = top + _GAP + index * (height + _GAP)
+        if row_labels:
+            draw.multiline_text(
+                (_GAP, y + height // 2), row_labels[index], fill="black", font=font, anchor="lm"
+            )
+        for column, cell in enumerate(row):
+            if cell is not None:
+                x = left + _GAP + column * (width + _GAP)
+                pixels = np.rint(np.clip(cell, 0.0, 1.0) * 255).astype(np.uint8)
+                corner = ((width - cell.shape[1]) // 2, (height - cell.shape[0]) // 2)
+                canvas.paste(Image.fromarray(pixels), (x + corner[0], y + corner[1]))
+    return np.asarray(canvas, np.float32) / np.float32(255)
