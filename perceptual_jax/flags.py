@@ -72,7 +72,7 @@ class Flags:
 def pictures(flags: Flags) -> None:
     """The photo, the paintings and what to make of them."""
     flags.group("Pictures")
-    flags.text("content", "chelsea", "The photo: a file, or the name of one in examples/content.")
+    flags.text("content", "rocket", "The photo: a file, or the name of one in examples/content.")
     flags.names(
         "style",
         ["starry_night"],

@@ -419,7 +419,7 @@ class TestPresets:
         assert GATYS.tv_weight == 0
         assert GATYS.content_weight / GATYS.style_weight == pytest.approx(1e-3)
         weights = GATYS.term_weights()
-        assert [weights[f"style/{x}"] for x in GATYS.style_layers] == pytest.approx([1e3 / 5] * 5)
+        assert [weights[f"style/{x}"] for x in GATYS.style_layers] == pytest.approx([1e4 / 5] * 5)
 
     def test_johnson(self) -> None:
         """The options of the authors' released training program: 1 at relu3_3, 5, 1e-6."""
