@@ -101,7 +101,7 @@ def _remember(state: LBFGSState, gradient: jax.Array, parameters: jax.Array) -> 
     change_change = put(state.change_change, _dots(changes, change))
     change_change = put(change_change.T, change_change[slot]).T
     return LBFGSState(
-        pairs=state.pairs + keep,
+        pairs=state.pairs + keep.astype(jnp.int32),
         updates=state.updates + 1,
         parameters=parameters,
         gradient=gradient,

@@ -411,13 +411,13 @@ class TestObjective:
 
 class TestPresets:
     def test_gatys(self) -> None:
-        """Gatys et al. 2015: conv4_2; conv1_1 to conv5_1, w_l = 1/5; average pooling; 1e-3."""
+        """Gatys et al. 2015: conv4_2; conv1_1 to conv5_1, w_l = 1/5; average pooling; 1e-4."""
         assert GATYS.formulation == "gatys"
         assert GATYS.content_layers == ("conv4_2",)
         assert GATYS.style_layers == ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
         assert GATYS.pooling == "avg"
         assert GATYS.tv_weight == 0
-        assert GATYS.content_weight / GATYS.style_weight == pytest.approx(1e-3)
+        assert GATYS.content_weight / GATYS.style_weight == pytest.approx(1e-4)
         weights = GATYS.term_weights()
         assert [weights[f"style/{x}"] for x in GATYS.style_layers] == pytest.approx([1e4 / 5] * 5)
 

@@ -301,3 +301,30 @@ class TestErrors:
             program(jnp.zeros((3, 8, 8)))
         with pytest.raises(ValueError, match="astype"):
             program(jnp.zeros((8, 8, 3), jnp.int32))
+
+
+class TestNormalizeFilters:
+    """Gatys et al. 2016, section 2: every filter's mean activation over photos is 1."""
+
+    @pytest.mark.parametrize("pooling", ["max", "avg"])
+    def test_mean_activation_is_one_and_features_only_change_scale(self, pooling: str) -> None:
+        params = reference.random_vgg(reference.VGG16_DEPTHS)
+        photos = np.random.default_rng(0).uniform(0, 1, (2, 32, 48, 3)).astype(np.float32)
+        normalised = vgg.normalize_filters(params, photos, pooling=pooling)
+        layers = [name for name in vgg.layer_names(params) if name.startswith("relu")]
+        before = vgg.features(params, jnp.asarray(photos), layers, pooling=pooling)
+        after = vgg.features(normalised, jnp.asarray(photos), layers, pooling=pooling)
+        for layer in layers:
+            means = np.mean(np.asarray(before[layer]), axis=(0, 1, 2))
+            fires = means > 0
+            new_means = np.mean(np.asarray(after[layer]), axis=(0, 1, 2))
+            np.testing.assert_allclose(new_means[fires], 1.0, rtol=1e-3)
+            expected = np.asarray(before[layer])[..., fires] / means[fires]
+            np.testing.assert_allclose(
+                np.asarray(after[layer])[..., fires], expected, rtol=1e-3, atol=1e-3
+            )
+
+    def test_without_photos(self) -> None:
+        params = reference.random_vgg(reference.VGG16_DEPTHS)
+        with pytest.raises(ValueError, match="photo"):
+            vgg.normalize_filters(params, [])
