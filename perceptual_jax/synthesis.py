@@ -360,7 +360,8 @@ def transfer(
         arrays = {
             "content": photo,
             "styles": [at_scale(style) for style in styles],
-            "content_masks": content_masks and [at_scale(mask) for mask in content_masks],
+            "content_masks": content_masks
+            and [resize(jnp.asarray(mask, jnp.float32), height_width) for mask in content_masks],
             "style_masks": style_masks and [at_scale(mask) for mask in style_masks],
         }
         targets = _targets(objective, params, style_weights and tuple(style_weights), arrays)
