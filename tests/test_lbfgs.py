@@ -1,5 +1,7 @@
 """L-BFGS: the two-loop recursion of the textbook, and what keeps it going downhill."""
 
+import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -56,16 +58,22 @@ def quadratic(condition: float, size: int = 24) -> tuple[np.ndarray, np.ndarray]
     return matrix, generator.uniform(-1, 1, size)
 
 
+@functools.cache
+def lbfgs(memory: int, max_step: float) -> optax.GradientTransformation:
+    """Compiled once for all tests."""
+    optimizer = scale_by_lbfgs(memory, max_step)
+    return optax.GradientTransformation(optimizer.init, jax.jit(optimizer.update))
+
+
 def descend(
     optimizer: optax.GradientTransformation, gradient_of: Function, start: Any, steps: int
 ) -> tuple[list[np.ndarray], list[np.ndarray], Any]:
     """The points and the directions of `steps` steps `x - direction`, and the last state."""
-    update = jax.jit(optimizer.update)
     point = jnp.asarray(start, jnp.float32)
     state, points, directions = optimizer.init(point), [], []
     for _ in range(steps):
         gradient = jnp.asarray(gradient_of(np.asarray(point)), jnp.float32)
-        direction, state = update(gradient, state, point)
+        direction, state = optimizer.update(gradient, state, point)
         points.append(np.asarray(point))
         directions.append(np.asarray(direction))
         point = point - direction
@@ -87,7 +95,7 @@ class TestRecursion:
             return matrix @ (np.float64(x) - minimum)
 
         points, directions, state = descend(
-            scale_by_lbfgs(memory, FAR), gradient_of, np.zeros_like(minimum), steps=12
+            lbfgs(memory, FAR), gradient_of, np.zeros_like(minimum), steps=12
         )
         textbook = TwoLoops(memory)
         for point, direction in zip(points, directions, strict=True):
@@ -101,7 +109,7 @@ class TestRecursion:
     def test_the_last_change_of_gradient_is_mapped_to_its_step(self) -> None:
         """The secant equation, `H y = s`: from `H g` at two points, H being linear."""
         matrix, minimum = quadratic(condition=20.0)
-        optimizer = scale_by_lbfgs(4, FAR)
+        optimizer = lbfgs(5, FAR)
         points, _, state = descend(
             optimizer, lambda x: matrix @ (x - minimum), np.zeros_like(minimum), steps=8
         )
@@ -115,7 +123,7 @@ class TestRecursion:
         matrix, minimum = quadratic(condition=20.0)
         flat, cube = (
             descend(
-                scale_by_lbfgs(3, FAR),
+                lbfgs(2, FAR),
                 lambda x: (matrix @ (x.ravel() - minimum)).reshape(x.shape),
                 np.zeros(shape),
                 steps=6,
@@ -133,7 +141,7 @@ class TestRecursion:
             return float((x - minimum) @ matrix @ (x - minimum) / 2)
 
         points, _, _ = descend(
-            scale_by_lbfgs(20, FAR), lambda x: matrix @ (x - minimum), np.zeros(24), steps=120
+            lbfgs(30, FAR), lambda x: matrix @ (x - minimum), np.zeros(24), steps=120
         )
         x = np.zeros(24)
         for _ in range(120):
@@ -148,7 +156,7 @@ class TestStep:
     def test_the_first_is_along_the_gradient_whatever_its_size(self, scale: float) -> None:
         """Its largest entry is 0.05: of the scale of the objective nothing is known yet."""
         gradient = jnp.array([1.0, -4.0, 2.0]) * scale
-        optimizer = scale_by_lbfgs(5, 0.2)
+        optimizer = lbfgs(5, 0.2)
         direction, _ = optimizer.update(gradient, optimizer.init(jnp.zeros(3)), jnp.zeros(3))
         # By hand: 0.05 / 4 = 0.0125.
         np.testing.assert_allclose(direction, [0.0125, -0.05, 0.025], rtol=1e-6)
@@ -158,9 +166,10 @@ class TestStep:
         matrix, minimum = quadratic(condition=5.0)
         start = minimum + 3.0
         points, directions, _ = descend(
-            scale_by_lbfgs(5, FAR), lambda x: matrix @ (x - minimum), start, steps=2
+            lbfgs(5, FAR), lambda x: matrix @ (x - minimum), start, steps=2
         )
-        bounded, state = scale_by_lbfgs(5, 0.2), scale_by_lbfgs(5, 0.2).init(jnp.asarray(points[0]))
+        bounded = lbfgs(5, 0.2)
+        state = bounded.init(jnp.asarray(points[0]))
         for point in points:
             gradient = jnp.asarray(matrix @ (point - minimum), jnp.float32)
             direction, state = bounded.update(gradient, state, jnp.asarray(point))
@@ -171,21 +180,19 @@ class TestStep:
     def test_a_step_within_the_bound_is_not_changed(self) -> None:
         matrix, minimum = quadratic(condition=5.0)
         found = [
-            descend(
-                scale_by_lbfgs(5, bound), lambda x: matrix @ (x - minimum), minimum + 0.1, steps=5
-            )[1]
+            descend(lbfgs(5, bound), lambda x: matrix @ (x - minimum), minimum + 0.1, steps=5)[1]
             for bound in (FAR, 0.5)
         ]
         assert max(np.abs(direction).max() for direction in found[0]) < 0.5
         np.testing.assert_allclose(found[1], found[0], rtol=1e-6)
 
     def test_at_a_minimum_there_is_none(self) -> None:
-        _, directions, _ = descend(scale_by_lbfgs(3, 0.2), np.zeros_like, np.ones(4), steps=4)
+        _, directions, _ = descend(lbfgs(3, 0.2), np.zeros_like, np.ones(4), steps=4)
         np.testing.assert_array_equal(directions, np.zeros((4, 4)))
 
     def test_at_the_minimum_that_was_found_there_is_none(self) -> None:
         """The memory is full, the gradient vanishes, and nothing is divided by it."""
-        optimizer = scale_by_lbfgs(3, FAR)
+        optimizer = lbfgs(2, FAR)
         points, directions, state = descend(optimizer, lambda x: x, np.ones(4), steps=6)
         assert int(state.pairs) > 0
         direction, _ = optimizer.update(jnp.zeros(4), state, jnp.asarray(points[-1]))
@@ -203,10 +210,8 @@ class TestCurvature:
         return -np.sin(x)
 
     def test_a_pair_that_curves_downwards_is_passed_over(self) -> None:
-        points, directions, state = descend(
-            scale_by_lbfgs(5, 0.2), self.gradient_of, self.START, steps=3
-        )
-        for before, after in zip(points, points[1:], strict=False):
+        points, directions, state = descend(lbfgs(5, 0.2), self.gradient_of, self.START, steps=3)
+        for before, after in itertools.pairwise(points):
             assert (after - before) @ (self.gradient_of(after) - self.gradient_of(before)) < 0
         assert int(state.pairs) == 0
         for point, direction in zip(points, directions, strict=True):
@@ -220,11 +225,11 @@ class TestCurvature:
         assert cosine(directions[1], self.gradient_of(points[1])) < -0.5
 
     def test_the_minimum_is_found_all_the_same(self) -> None:
-        points, _, _ = descend(scale_by_lbfgs(5, 0.2), self.gradient_of, self.START, steps=60)
+        points, _, _ = descend(lbfgs(5, 0.2), self.gradient_of, self.START, steps=60)
         np.testing.assert_allclose(points[-1], np.full(3, np.pi), atol=1e-4)
 
     def test_pairs_kept_before_stay(self) -> None:
-        optimizer = scale_by_lbfgs(2, FAR)
+        optimizer = lbfgs(2, FAR)
         state = optimizer.init(jnp.zeros(2))
         for point, gradient in (
             ([1.0, 1.0], [1.0, 2.0]),
@@ -243,7 +248,7 @@ class TestCurvature:
             return 0.2 * x + 3.0 * np.cos(3.0 * x) * np.arange(1, 7)
 
         points, directions, state = descend(
-            scale_by_lbfgs(4, 0.2), gradient_of, np.linspace(-2, 2, 6), steps=40
+            lbfgs(4, 0.2), gradient_of, np.linspace(-2, 2, 6), steps=40
         )
         assert 4 < int(state.pairs) < 39
         for point, direction in zip(points, directions, strict=True):
@@ -268,7 +273,7 @@ class TestInJax:
         starts = jnp.array([[1.0, -2.0, 0.5], [0.01, 0.02, -0.01], [0.0, 0.0, 0.0]])
         ends, states = jax.jit(jax.vmap(self.walk))(starts)
         for start, end, pairs in zip(starts, ends, states.pairs, strict=True):
-            alone, state = self.walk(start)
+            alone, state = jax.jit(self.walk)(start)
             np.testing.assert_allclose(end, alone, rtol=1e-4, atol=1e-6)
             assert pairs == state.pairs
 
