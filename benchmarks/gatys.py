@@ -1,0 +1,242 @@
+"""Measures `--mode=gatys` beside a PyTorch program that minimises the same objective.
+
+    python benchmarks/gatys.py --torch-python=path/to/python --what=speed,memory,curves
+
+Both run as whole processes, one after the other, on the same pixels.  Prints a Markdown table for
+each part, and writes it with all measurements and pictures to `--output`.  README.md beside this
+file says what is measured.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from programs import ROOT, Judge, Run, prepare, run_ours, run_peer
+
+OURS, PEER = "perceptual_jax", "PyTorch"
+
+
+class Part(NamedTuple):
+    """What a part of the benchmark found: for people, and for programs."""
+
+    table: str
+    results: dict[str, Any]
+
+
+def measure_speed(arguments: argparse.Namespace, folder: Path) -> Part:
+    """The same number of iterations at one size, from the photo."""
+    rows, results = [], {}
+    for size in arguments.sizes:
+        inputs = prepare(arguments.content, arguments.style, size, folder / str(size))
+        runs: dict[str, list[Run]] = {"cold": [], "warm": [], "peer": []}
+        for _ in range(arguments.repeat):
+            with tempfile.TemporaryDirectory() as cache:
+                for kind in ("cold", "warm"):
+                    runs[kind].append(run_ours(inputs, steps=arguments.steps, cache=Path(cache)))
+            runs["peer"].append(
+                run_peer(inputs, steps=arguments.steps, python=arguments.torch_python)
+            )
+        best = {kind: min(found, key=lambda run: run.seconds) for kind, found in runs.items()}
+        peer = best["peer"]
+        judge = Judge(inputs)
+        judge.check(peer)
+        written = {kind: judge.written(run) for kind, run in best.items()}
+        names = {"cold": f"{OURS}, first run", "warm": f"{OURS}, later runs", "peer": PEER}
+        for kind, run in best.items():
+            rows.append(
+                f"| {size} | {names[kind]} | {_ratio(run.seconds, peer.seconds, '.1f')} "
+                f"| {run.first_seconds:.1f} | {_ratio(run.objective, peer.objective, '.4g')} "
+                f"| {_ratio(written[kind], written['peer'], '.4g')} |"
+            )
+        results[str(size)] = {
+            kind: {
+                "seconds": [run.seconds for run in runs[kind]],
+                "first_iteration_seconds": [run.first_seconds for run in runs[kind]],
+                "objective": run.objective,
+                "objective_of_written_picture": written[kind],
+                "evaluations": run.evaluations,
+            }
+            for kind, run in best.items()
+        }
+    head = [
+        f"{arguments.steps} iterations of L-BFGS, best of {arguments.repeat}; "
+        f"in brackets relative to {PEER}.",
+        "",
+        "| pixels | program | seconds | to the first evaluation | objective "
+        "| of the written picture |",
+        "|---|---|---|---|---|---|",
+    ]
+    return Part("\n".join(head + rows), results)
+
+
+def measure_memory(arguments: argparse.Namespace, folder: Path) -> Part:
+    """The peak of resident memory, once L-BFGS has filled its memory."""
+    steps = arguments.memory_steps
+    rows, results = [], {}
+    for size in arguments.memory_sizes:
+        inputs = prepare(arguments.content, arguments.style, size, folder / str(size))
+        with tempfile.TemporaryDirectory() as cache:
+            ours = run_ours(inputs, steps=steps, cache=Path(cache)).process.peak_bytes
+        peer = run_peer(inputs, steps=steps, python=arguments.torch_python).process.peak_bytes
+        rows.append(f"| {size} | {ours / 1e6:.0f} | {peer / 1e6:.0f} | {ours / peer:.2f} |")
+        results[str(size)] = {"ours_bytes": ours, "peer_bytes": peer}
+    head = [
+        f"Peak memory of the whole process over {steps} iterations, MB.",
+        "",
+        f"| pixels | {OURS} | {PEER} | ratio |",
+        "|---|---|---|---|",
+    ]
+    return Part("\n".join(head + rows), results)
+
+
+def measure_curves(arguments: argparse.Namespace, folder: Path) -> Part:
+    """How soon the default, from coarse to fine, is where the peer is in the end."""
+    inputs = prepare(arguments.content, arguments.style, arguments.curve_size, folder)
+    with tempfile.TemporaryDirectory() as cache:
+        ours = run_ours(inputs, steps=arguments.our_steps, cache=Path(cache), num_scales=0)
+    peer = run_peer(inputs, steps=arguments.peer_steps, python=arguments.torch_python)
+    judge = Judge(inputs)
+    judge.check(peer)
+    written = {OURS: judge.written(ours), PEER: judge.written(peer)}
+    reached = {
+        name: next(
+            (found.seconds for found in run.evaluations if found.objective <= peer.objective), None
+        )
+        for name, run in ((OURS, ours), (PEER, peer))
+    }
+    rows = []
+    for name, run, steps in (
+        (OURS, ours, f"{arguments.our_steps} at each scale"),
+        (PEER, peer, str(arguments.peer_steps)),
+    ):
+        then = reached[name]
+        rows.append(
+            f"| {name} | {steps} | {_ratio(run.seconds, peer.seconds, '.1f')} "
+            f"| {'never' if then is None else _ratio(then, reached[PEER] or peer.seconds, '.1f')} "
+            f"| {_ratio(run.objective, peer.objective, '.4g')} "
+            f"| {_ratio(written[name], written[PEER], '.4g')} |"
+        )
+    draw_curves(ours, peer, folder / "curves.png")
+    head = [
+        f"At {arguments.curve_size} pixels; in brackets relative to {PEER}.",
+        "",
+        f"| program | iterations | seconds | until {PEER}'s objective | objective "
+        "| of the written picture |",
+        "|---|---|---|---|---|---|",
+    ]
+    results = {
+        name: {
+            "seconds": run.seconds,
+            "seconds_until_peer_objective": reached[name],
+            "objective_of_written_picture": written[name],
+            "evaluations": run.evaluations,
+        }
+        for name, run in ((OURS, ours), (PEER, peer))
+    }
+    return Part("\n".join(head + rows), results)
+
+
+def draw_curves(ours: Run, peer: Run, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, run in ((f"{OURS}, at the finest of its scales", ours), (PEER, peer)):
+        seconds = [found.seconds for found in run.evaluations]
+        axes.plot(seconds, [found.objective for found in run.evaluations], label=name)
+    axes.axhline(peer.objective, color="grey", linestyle=":", linewidth=1.0)
+    axes.set_yscale("log")
+    axes.set_xlim(left=0.0)
+    axes.set_xlabel("seconds since the program was started")
+    axes.set_ylabel("objective")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _ratio(value: float, reference: float, form: str) -> str:
+    """The value, and in brackets relative to the reference, unless it is the reference."""
+    if value == reference:
+        return f"{value:{form}}"
+    return f"{value:{form}} ({value / reference:.2f})"
+
+
+def machine(torch_python: str) -> dict[str, Any]:
+    """What the measurements were made on, and with."""
+    cpu = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        lines = information.read_text(encoding="utf-8").splitlines()
+        cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), cpu)
+    ask = "import platform, torch; print(platform.python_version(), torch.__version__)"
+    answer = subprocess.run([torch_python, "-c", ask], capture_output=True, text=True, check=True)
+    peer_python, torch_version = answer.stdout.split()
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "jax": importlib.metadata.version("jax"),
+        "torch": torch_version,
+        "python_of_torch": peer_python,
+    }
+
+
+PARTS = {"speed": measure_speed, "memory": measure_memory, "curves": measure_curves}
+
+
+def _integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--torch-python", required=True, help="a Python with torch, numpy, pillow, safetensors")
+    add("--what", default="speed,memory,curves", help="parts, with commas")
+    add("--content", default="chelsea", help="photo, a file or an example's name")
+    add("--style", default="starry_night", help="painting, a file or an example's name")
+    add("--sizes", type=_integers, default=[256], help="speed: long sides in pixels, with commas")
+    add("--steps", type=int, default=100, help="speed: iterations")
+    add("--repeat", type=int, default=2, help="speed: runs of each, of which the best counts")
+    add("--memory-sizes", type=_integers, default=[256, 512, 1024], help="memory: long sides")
+    add("--memory-steps", type=int, default=55, help="memory: iterations, more than ours remember")
+    add("--curve-size", type=int, default=512, help="curves: long side")
+    add("--our-steps", type=int, default=225, help="curves: our iterations at each scale")
+    add("--peer-steps", type=int, default=500, help="curves: the peer's iterations")
+    add("--output", type=Path, default=ROOT / "benchmarks" / "results")
+    arguments = parser.parse_args(argv)
+    arguments.what = arguments.what.split(",")
+    if unknown := set(arguments.what) - set(PARTS):
+        parser.error(f"--what: there is no part {', '.join(unknown)}, only {', '.join(PARTS)}")
+    arguments.output = arguments.output.resolve()
+    return arguments
+
+
+def main() -> None:
+    arguments = parse(sys.argv[1:])
+    where = machine(arguments.torch_python)
+    heading = (
+        f"{where['cpu']}, {where['cores']} cores; jax {where['jax']} on Python {where['python']}, "
+        f"torch {where['torch']} on Python {where['python_of_torch']}"
+    )
+    for name in arguments.what:
+        folder = arguments.output / f"gatys-{name}"
+        part = PARTS[name](arguments, folder)
+        text = f"{heading}. {part.table}\n"
+        print(text, flush=True)
+        record = {"machine": where, "settings": vars(arguments), name: part.results}
+        (folder / "table.md").write_text(text, encoding="utf-8")
+        (folder / "results.json").write_text(json.dumps(record, default=str), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
