@@ -155,6 +155,8 @@ def draw_curves(ours: Run, peer: Run, path: Path) -> None:
     axes.axhline(peer.objective, color="grey", linestyle=":", linewidth=1.0)
     axes.set_yscale("log")
     axes.set_xlim(left=0.0)
+    # Without a line search an early step can lead far up, and would flatten all the rest.
+    axes.set_ylim(top=3 * peer.evaluations[0].objective)
     axes.set_xlabel("seconds since the program was started")
     axes.set_ylabel("objective")
     axes.grid(alpha=0.3)
