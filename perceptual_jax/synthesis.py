@@ -58,6 +58,8 @@ class Optimizer:
             raise ValueError(f"name must be 'lbfgs' or 'adam', got {self.name!r}")
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 < self.max_step < math.inf:
+            raise ValueError(f"max_step must be positive, got {self.max_step}")
         if self.memory < 1:
             raise ValueError(f"memory must be at least 1, got {self.memory}")
 
