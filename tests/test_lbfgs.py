@@ -99,7 +99,7 @@ class TestRecursion:
         )
         textbook = TwoLoops(memory)
         for point, direction in zip(points, directions, strict=True):
-            expected = textbook.direction(np.float64(point), gradient_of(point))
+            expected = textbook.direction(point.astype(np.float64), gradient_of(point))
             # Nearing the minimum, float32 keeps fewer and fewer digits of the differences.
             tolerance = 1e-3 * np.abs(expected).max()
             np.testing.assert_allclose(direction, expected, rtol=0, atol=tolerance)
@@ -148,7 +148,7 @@ class TestRecursion:
             x = x - 2 / (1 + 1e3) * matrix @ (x - minimum)
         first = value(np.zeros(24))
         assert value(x) > 1e-3 * first
-        assert min(value(np.float64(point)) for point in points) < 1e-8 * first
+        assert min(value(point.astype(np.float64)) for point in points) < 1e-8 * first
 
 
 class TestStep:
