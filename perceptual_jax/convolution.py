@@ -20,9 +20,12 @@ def _plain(images: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
     )
 
 
-def adjoint(kernel: jax.Array) -> jax.Array:
-    """The kernel of the image gradient: flipped in space, input and output channels swapped."""
-    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+def adjoint(kernel: Any) -> Any:
+    """The kernel of the image gradient: flipped in space, input and output channels swapped.
+
+    A view, of a NumPy array.
+    """
+    return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
 def convolve(

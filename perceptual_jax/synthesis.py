@@ -226,7 +226,7 @@ def run(
 
     Args:
       objective: layers, weights, formulation.
-      params: VGG parameters, best with `vgg.with_adjoints`.
+      params: VGG parameters.
       images: where to start, `(B, H, W, 3)` in [0, 1].
       targets: what all the images are compared with.
       steps: iterations.
@@ -240,6 +240,7 @@ def run(
       ValueError: images of the wrong shape or range.
     """
     optimizer = optimizer or Optimizer()
+    params = _prepared(params)
     state = start(jnp.asarray(images), optimizer)
     weights = objective.term_weights() if term_weights is None else term_weights
     batch = len(images)
@@ -262,6 +263,11 @@ def run(
         # The first dispatch was spent compiling, and says nothing of the time of an iteration.
         pace = 1 if first else max(1, int(seconds_per_report / seconds))
         evaluations = min(pace, MAX_PER_DISPATCH, steps + 1 - done)
+
+
+def _prepared(params: vgg.Params) -> vgg.Params:
+    """On the device, where every dispatch finds them, and with what the loop needs beside them."""
+    return jax.device_put(vgg.with_adjoints(params))
 
 
 def _what_broke(trace: Trace, step: int) -> str:
@@ -330,7 +336,7 @@ def transfer(
 
     Args:
       objective: layers, weights, formulation.
-      params: VGG parameters, best with `vgg.with_adjoints`.
+      params: VGG parameters.
       content: the photo at the finest size, `(H, W, 3)` in [0, 1].
       styles: the paintings at the size they have beside it, each `(H', W', 3)`; at a coarser
         stage they shrink as the photo does.
@@ -347,6 +353,7 @@ def transfer(
     Raises:
       NonFiniteError, ValueError: as `run`.
     """
+    params = _prepared(params)
     content = jnp.asarray(content, jnp.float32)
     change = None
     finest_height = stages[-1][0][0]

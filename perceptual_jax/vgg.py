@@ -100,7 +100,7 @@ def with_adjoints(params: Params) -> Params:
     `perceptual_jax.convolution.convolve`.
     """
     return {
-        name: {**part, "kernel_adjoint": convolution.adjoint(part["kernel"])}
+        name: {"kernel_adjoint": convolution.adjoint(part["kernel"]), **part}
         if name.startswith("conv")
         else part
         for name, part in params.items()

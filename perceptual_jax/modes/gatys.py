@@ -88,7 +88,7 @@ def main(values: Any) -> int:
     content, styles = _recoloured(values.keep_colors, inputs)
     transfer = synthesis.transfer(
         objective,
-        vgg.with_adjoints(params),
+        params,
         content,
         styles,
         stages=stages,

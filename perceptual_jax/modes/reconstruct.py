@@ -6,6 +6,7 @@ from white noise, and all of a figure are optimised side by side in one program.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -106,11 +107,8 @@ def main(values: Any) -> int:
         name: np.array([cell.get(name, 0.0) for cell in figure.term_weights]) for name in names
     }
     term_weights["range"] = np.full(count, objective.GATYS.range_weight)
-    targets = jax.jit(
-        lambda params, photo, painting: objective.targets(
-            figure.objective, params, content=photo, styles=[painting]
-        )
-    )(params, photo, painting)
+    compute_targets = jax.jit(functools.partial(objective.targets, figure.objective))
+    targets = compute_targets(params, content=photo, styles=[painting])
     noise = np.random.default_rng(values.seed).normal(0.5, 0.1, (count, *size, 3))
 
     bar = console.ProgressBar(values.steps + 1)
@@ -118,7 +116,7 @@ def main(values: Any) -> int:
     with console.interruptible() as interrupts:
         for report in synthesis.run(
             figure.objective,
-            vgg.with_adjoints(params),
+            params,
             np.clip(noise, 0.0, 1.0).astype(np.float32),
             targets,
             steps=values.steps,
