@@ -88,6 +88,7 @@ def run_ours(inputs: Inputs, *, steps: int, cache: Path, num_scales: int = 1) ->
         f"--steps={steps}",
         f"--num_scales={num_scales}",
         f"--workdir={workdir}",
+        "--noplot",
         f"--output={picture}",
     ]
     environment = {**os.environ, "PERCEPTUAL_JAX_CACHE": str(cache)}

@@ -167,6 +167,7 @@ def run_folder(flags: Flags) -> None:
         "Write the picture so far every so many iterations; 0 for never.",
         least=0,
     )
+    flags.switch("plot", True, "Draw the terms into the folder; takes a second.")
     flags.switch("check_memory", True, "Refuse a size that will not fit into memory.")
 
 

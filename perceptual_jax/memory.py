@@ -14,7 +14,7 @@ from perceptual_jax.objective import Objective
 # Of the activations' bytes: what is live at once in value and gradient.  The activations are kept
 # for the gradient, and besides these stand a cotangent and what the widest layer needs for both
 # directions.  From XLA's own account, `memory_analysis()`, on jax 0.10 and 0.12; a test compares.
-_LIVE = 1.25
+_LIVE = {"avg": 1.6, "max": 2.05}
 
 # The interpreter, the compiler and the program.
 _PROGRAM_BYTES = 600e6
@@ -46,8 +46,9 @@ def synthesis_bytes(
         if name.startswith("conv")
     )
     bytes_per_value = 2 if objective.dtype == "bfloat16" else 4
-    activations = _LIVE * positions * bytes_per_value * height * width
-    pixels = 4 * 3 * height * width * (2 * memory + 8)
+    activations = _LIVE[objective.pooling] * positions * bytes_per_value * height * width
+    # Steps and changes of gradient, which XLA copies once in every iteration.
+    pixels = 4 * 3 * height * width * (2 * 2 * memory + 8)
     weights = sum(4 * array.size for part in params.values() for array in part.values())
     return int(images * (activations + pixels) + weights + _PROGRAM_BYTES)
 
@@ -69,10 +70,12 @@ def check(
     if needed <= available:
         return
     scale = math.sqrt(max(0.0, available - fixed) / (needed - fixed))
-    largest = int(max(height_width) * scale)
+    # A pixel less, because both sides are rounded.
+    largest = int(max(height_width) * scale) - 1
+    advice = "no size fits" if largest < 1 else f"--image_size={largest} is the largest that fits"
     raise UserError(
         f"{height_width[1]}x{height_width[0]} needs about {needed / 1e9:.1f} GB of memory, and "
-        f"{available / 1e9:.1f} GB are free: --image_size={largest} is the largest that fits "
+        f"{available / 1e9:.1f} GB are free: {advice} "
         "(--nocheck_memory tries all the same)"
     )
 

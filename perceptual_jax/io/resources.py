@@ -29,7 +29,7 @@ def picture(path_or_name: str | Path, kind: str) -> Path:
       UserError: there is neither; the message lists the examples.
     """
     path = Path(path_or_name).expanduser()
-    if path.exists():
+    if path.is_file():
         return path
     if len(path.parts) == 1:
         shelf = folder("examples") / kind
@@ -39,6 +39,8 @@ def picture(path_or_name: str | Path, kind: str) -> Path:
                 and candidate.suffix.lower() in PICTURE_SUFFIXES
             ):
                 return candidate
+    if path.exists():
+        return path
     raise UserError(
         f"there is no picture {str(path_or_name)!r}: give the path of a file, "
         f"or one of the examples {', '.join(example_names(kind))}"

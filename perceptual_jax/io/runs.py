@@ -15,7 +15,8 @@ class RunFolder:
     A folder that holds a run already is begun anew: its metrics would belong to other settings.
     """
 
-    def __init__(self, folder: str | Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | Path, config: Mapping[str, Any], *, plot: bool = True) -> None:
+        self._plot = plot
         self.folder = Path(folder).expanduser()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +40,7 @@ class RunFolder:
     def close(self) -> None:
         """Draws the terms over the iterations, and closes the metrics."""
         self._metrics.close()
-        if len(self._history) > 1:
+        if self._plot and len(self._history) > 1:
             _plot(self._history, self.folder / "terms.png")
 
 

@@ -83,7 +83,9 @@ def main(values: Any) -> int:
     _check_sizes(objective, sizes, inputs.styles)
 
     settings = {"program": f"perceptual_jax {__version__}", "mode": "gatys", **flags.asked(values)}
-    folder = runs.RunFolder(values.workdir, settings) if values.workdir else None
+    folder = None
+    if values.workdir:
+        folder = runs.RunFolder(values.workdir, settings, plot=values.plot)
     stages = [(size, values.steps) for size in sizes]
     content, styles = _recoloured(values.keep_colors, inputs)
     transfer = synthesis.transfer(
