@@ -1,0 +1,118 @@
+"""The run folder: what it holds, when, and what it says if it cannot be."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perceptual_jax.errors import UserError
+from perceptual_jax.io import images
+from perceptual_jax.io.runs import RunFolder
+
+
+def line(step: int, total: float = 3.0, **terms: float) -> dict[str, Any]:
+    return {"step": step, "total": total, "terms": terms or {"content": 1.0, "style": 2.0}}
+
+
+def lines_in(folder: Path) -> list[dict[str, Any]]:
+    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(entry) for entry in text.splitlines()]
+
+
+def test_holds_what_was_asked(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "a" / "b", {"steps": 3, "style": ["Müller"], "path": Path("x")}).close()
+    text = (tmp_path / "a" / "b" / "config.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"steps": 3, "style": ["Müller"], "path": "x"}
+    assert text.count("\n") > 3  # For people to read.
+
+
+def test_a_measurement_is_on_disk_at_once(tmp_path: Path) -> None:
+    """A run that is killed has lost none."""
+    run = RunFolder(tmp_path, {})
+    run.record([line(0), line(1, 2.0)])
+    found = lines_in(tmp_path)
+    assert [(x["step"], x["total"], x["terms"]) for x in found] == [
+        (0, 3.0, {"content": 1.0, "style": 2.0}),
+        (1, 2.0, {"content": 1.0, "style": 2.0}),
+    ]
+    run.record([line(2)])
+    assert len(lines_in(tmp_path)) == 3
+    run.close()
+
+
+def test_each_has_the_time_of_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1_600_000_000.0004)
+    run = RunFolder(tmp_path, {})
+    run.record([line(0)])
+    run.close()
+    assert lines_in(tmp_path)[0]["time"] == 1_600_000_000.0
+
+
+def test_what_is_recorded_is_not_changed(tmp_path: Path) -> None:
+    metrics = line(0)
+    run = RunFolder(tmp_path, {})
+    run.record([metrics])
+    run.close()
+    assert metrics == line(0)
+
+
+def test_the_terms_are_drawn_at_the_end(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, {})
+    run.record([line(step, 10.0 / (step + 1)) for step in range(5)])
+    assert not (tmp_path / "terms.png").exists()
+    run.close()
+    drawn = images.read(tmp_path / "terms.png")
+    assert drawn.shape == (500, 800, 3)
+    assert (drawn == 0).all(axis=-1).any()  # The total's line is black.
+
+
+@pytest.mark.parametrize("total", [0.0, float("inf"), float("nan")])
+def test_what_a_logarithm_cannot_show_is_left_out_of_the_drawing(
+    tmp_path: Path, total: float
+) -> None:
+    """A photo's own content loss is 0, and a run that broke ends with NaN."""
+    run = RunFolder(tmp_path, {})
+    run.record([line(0, content=0.0, range=0.0), line(1, total, content=total, range=0.0)])
+    run.close()
+    assert np.isfinite(images.read(tmp_path / "terms.png")).all()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_single_point_is_not_drawn(tmp_path: Path, count: int) -> None:
+    run = RunFolder(tmp_path, {})
+    run.record([line(0)] * count)
+    run.close()
+    assert not (tmp_path / "terms.png").exists()
+
+
+def test_may_do_without_the_drawing(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, {}, plot=False)
+    run.record([line(0), line(1)])
+    run.close()
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["config.json", "metrics.jsonl"]
+
+
+def test_a_folder_that_holds_a_run_is_begun_anew(tmp_path: Path) -> None:
+    for steps in (5, 2):
+        run = RunFolder(tmp_path, {"steps": steps})
+        run.record([line(step) for step in range(steps)])
+        run.close()
+    assert len(lines_in(tmp_path)) == 2
+    assert json.loads((tmp_path / "config.json").read_text()) == {"steps": 2}
+
+
+def test_previews_sort_by_iteration(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, {})
+    paths = [run.preview_path(step) for step in (9, 80, 1000)]
+    run.close()
+    assert paths == sorted(paths)
+    assert paths[1] == tmp_path / "previews" / "000080.png"
+
+
+def test_a_file_in_its_place_is_told(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot write to --workdir=.*taken"):
+        RunFolder(tmp_path / "taken", {})
+    assert (tmp_path / "taken").read_text() == "a file"

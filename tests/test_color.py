@@ -1,0 +1,130 @@
+"""Colour: luminance by hand, and statistics beside NumPy's."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from perceptual_jax import color
+from tests import reference
+
+# NTSC's YIQ, as in Gatys et al. 2016, "Preserving Color", section 3.2.
+YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
+# Correlated colours around the middle, where no map of one onto the other leaves [0, 1].
+MIX = np.array([[0.2, 0.05, 0.0], [0.1, 0.15, -0.05], [0.05, 0.1, 0.1]], np.float32)
+PHOTO = 0.5 + (reference.random_images(12, 17, 3, seed=1) - 0.5) @ MIX
+PAINTING = 0.45 + (reference.random_images(15, 11, 3, seed=2) - 0.5) @ MIX.T[::-1]
+CONSTANT = np.full((6, 5, 3), 0.3, np.float32)
+
+Matching = Callable[[Any, Any], Any]
+MATCHINGS = [color.match_luminance, color.match_statistics]
+
+
+class TestLuminance:
+    @pytest.mark.parametrize(
+        ("rgb", "expected"),
+        [
+            ((1.0, 0.0, 0.0), 0.299),
+            ((0.0, 1.0, 0.0), 0.587),
+            ((0.0, 0.0, 1.0), 0.114),
+            ((1.0, 1.0, 1.0), 1.0),
+            ((0.0, 0.0, 0.0), 0.0),
+            ((0.2, 0.4, 0.6), 0.363),  # By hand: 0.0598 + 0.2348 + 0.0684.
+        ],
+    )
+    def test_of_known_colours(self, rgb: tuple[float, ...], expected: float) -> None:
+        image = jnp.array(rgb).reshape(1, 1, 3)
+        np.testing.assert_allclose(color.luminance(image), [[[expected]]], atol=1e-6)
+
+    def test_keeps_leading_axes(self) -> None:
+        assert color.luminance(reference.random_images(2, 4, 5, 3)).shape == (2, 4, 5, 1)
+
+    def test_grey_has_the_same_luminance_and_no_colour(self) -> None:
+        found = np.asarray(color.grey(PHOTO))
+        assert found.shape == PHOTO.shape
+        np.testing.assert_array_equal(found[..., 0], found[..., 1])
+        np.testing.assert_array_equal(found[..., 0], found[..., 2])
+        np.testing.assert_allclose(found[..., 0], PHOTO @ YIQ[0], atol=1e-6)
+
+
+class TestReplaceLuminance:
+    def test_takes_luminance_from_one_and_chroma_from_the_other(self) -> None:
+        source = 0.5 + 0.2 * (reference.random_images(*PHOTO.shape, seed=3) - 0.5)
+        found = np.asarray(color.replace_luminance(PHOTO, source)) @ YIQ.T
+        np.testing.assert_allclose(found[..., 0], source @ YIQ[0], atol=1e-6)
+        np.testing.assert_allclose(found[..., 1:], PHOTO @ YIQ[1:].T, atol=1e-6)
+
+    def test_its_own_luminance_changes_nothing(self) -> None:
+        np.testing.assert_allclose(color.replace_luminance(PHOTO, PHOTO), PHOTO, atol=1e-6)
+
+    def test_stays_in_range(self) -> None:
+        red, white = (
+            np.broadcast_to(np.array(x, np.float32), (2, 2, 3)) for x in ([1, 0, 0], [1, 1, 1])
+        )
+        # By hand: 0.701 is added to every channel of red, and the first clipped.
+        np.testing.assert_allclose(
+            color.replace_luminance(red, white)[0, 0], [1.0, 0.701, 0.701], atol=1e-6
+        )
+
+
+class TestMatchLuminance:
+    def test_has_the_mean_and_deviation_of_the_reference(self) -> None:
+        found = np.asarray(color.match_luminance(PAINTING, PHOTO))
+        wanted = PHOTO @ YIQ[0]
+        np.testing.assert_allclose(found.mean(), wanted.mean(), atol=1e-5)
+        np.testing.assert_allclose(found[..., 0].std(), wanted.std(), rtol=1e-4)
+
+    def test_is_grey_and_keeps_the_order_of_tones(self) -> None:
+        found = np.asarray(color.match_luminance(PAINTING, PHOTO))
+        assert found.shape == PAINTING.shape
+        np.testing.assert_array_equal(found, found[..., :1].repeat(3, axis=-1))
+        own = PAINTING @ YIQ[0]
+        correlation = np.corrcoef(own.ravel(), found[..., 0].ravel())[0, 1]
+        np.testing.assert_allclose(correlation, 1.0, atol=1e-5)
+
+
+class TestMatchStatistics:
+    def test_has_the_mean_and_covariance_of_the_reference(self) -> None:
+        found = np.asarray(color.match_statistics(PAINTING, PHOTO), np.float64).reshape(-1, 3)
+        assert found.min() > 0
+        assert found.max() < 1  # Nothing was clipped.
+        wanted = PHOTO.astype(np.float64).reshape(-1, 3)
+        np.testing.assert_allclose(found.mean(0), wanted.mean(0), atol=1e-5)
+        covariance, expected = (np.cov(x.T, bias=True) for x in (found, wanted))
+        # The floor that keeps pictures of few colours finite weighs 1e-5.
+        np.testing.assert_allclose(covariance, expected, atol=3e-5)
+        assert np.abs(np.cov(PAINTING.reshape(-1, 3).T) - expected).max() > 10 * 3e-5
+
+    def test_its_own_statistics_change_nothing(self) -> None:
+        np.testing.assert_allclose(color.match_statistics(PHOTO, PHOTO), PHOTO, atol=1e-4)
+
+    def test_is_the_symmetric_map(self) -> None:
+        """`A = sqrt(Sigma_C) sqrt(Sigma_S)^-1` by hand: a diagonal of the deviations' ratios."""
+        corners = np.array(np.meshgrid([-1, 1], [-1, 1], [-1, 1], indexing="ij"), np.float32)
+        corners = corners.reshape(3, 8).T.reshape(2, 4, 3)
+        own, wanted = 0.5 + corners * [0.1, 0.2, 0.3], 0.4 + corners * [0.3, 0.1, 0.2]
+        found = color.match_statistics(own.astype(np.float32), wanted.astype(np.float32))
+        np.testing.assert_allclose(found, wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("match", MATCHINGS)
+class TestMatching:
+    def test_constant_pictures_stay_finite(self, match: Matching) -> None:
+        for own, wanted in ((CONSTANT, PHOTO), (PHOTO, CONSTANT), (CONSTANT, CONSTANT)):
+            assert np.isfinite(match(own, wanted)).all()
+
+    def test_a_constant_picture_becomes_the_mean(self, match: Matching) -> None:
+        found = np.asarray(match(CONSTANT, PHOTO))
+        np.testing.assert_allclose(found @ YIQ[0], PHOTO.mean((0, 1)) @ YIQ[0], atol=1e-4)
+
+    def test_stays_in_range(self, match: Matching) -> None:
+        """Against black and white, which stretches beyond."""
+        extremes = np.zeros((8, 8, 3), np.float32)
+        extremes[:, 4:] = 1.0
+        found = np.asarray(match(reference.random_images(9, 9, 3) ** 4, extremes))
+        assert found.min() == 0.0
+        assert found.max() == 1.0
+        assert found.dtype == np.float32
