@@ -81,6 +81,7 @@ def main(values: Any) -> int:
         memory.check(objective, params, height_width, memory=optimizer.memory)
     sizes = synthesis.coarse_to_fine(height_width, values.num_scales or None)
     _check_sizes(objective, sizes, inputs.styles)
+    initial = _initial(values, sizes[0])
 
     settings = {"program": f"perceptual_jax {__version__}", "mode": "gatys", **flags.asked(values)}
     folder = None
@@ -94,7 +95,7 @@ def main(values: Any) -> int:
         content,
         styles,
         stages=stages,
-        init=_initial(values, sizes[0]),
+        init=initial,
         optimizer=optimizer,
         style_weights=inputs.style_weights,
         content_masks=inputs.content_masks,
