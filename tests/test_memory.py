@@ -59,7 +59,6 @@ class TestEstimate:
         ("objective", "optimizer", "remembered"),
         [
             (GATYS, Optimizer(), 50),
-            (GATYS, Optimizer(memory=5), 5),
             (JOHNSON, Optimizer(name="adam"), 0),
         ],
     )

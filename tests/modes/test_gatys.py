@@ -3,11 +3,13 @@
 Pictures are of a few dozen pixels, and most tests look at shallow layers, which compile fast.
 """
 
+import functools
 import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 from PIL import Image
 
 from perceptual_jax import console, main, memory
-from perceptual_jax.io import images, resources
+from perceptual_jax.io import images, resources, weights
 from perceptual_jax.objective import GATYS
 from tests import reference
 
@@ -45,6 +47,14 @@ PICTURES = {
     "right.png": np.broadcast_to(np.arange(56) >= 28, (37, 56)).astype(np.float32),
     "black.png": np.zeros((37, 56), np.float32),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def network() -> Iterator[None]:
+    """Read from its file once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "load", functools.cache(weights.load))
+        yield
 
 
 @pytest.fixture(autouse=True)
