@@ -294,6 +294,20 @@ class TestNonFinite:
         assert message.startswith("the gradient was no longer finite by iteration 0;")
         np.testing.assert_array_equal(found[-1].best, image)
 
+    def test_what_broke_is_not_moved_any_more(self) -> None:
+        """Nor afterwards, when the weights are good again: L-BFGS has seen what is not finite."""
+        optimizer = Optimizer()
+        state = synthesis.start(jnp.asarray(NOISE), optimizer)
+        for weight in (3e38, 1.0):
+            weights = weights_for(3)
+            weights["content/conv2_1"][1] = weight
+            state, _, _ = synthesis.advance(
+                state, PARAMS, TARGETS, weights, 2, objective=SMALL, optimizer=optimizer
+            )
+            np.testing.assert_array_equal(state.stopped, [False, True, False])
+            np.testing.assert_array_equal(state.images[1], NOISE[1])
+        assert (np.abs(np.asarray(state.images) - NOISE).max((1, 2, 3)) > 0.01)[[0, 2]].all()
+
     def test_the_others_of_a_batch_go_on(self, twelve: list[Report]) -> None:
         weights = weights_for(3)
         weights["content/conv2_1"][1] = 3e38
