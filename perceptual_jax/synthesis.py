@@ -40,8 +40,9 @@ class Optimizer:
         L-BFGS. None for the default, 0.02 or 1.
       max_step: the furthest that L-BFGS moves any pixel in one iteration, in units of [0, 1]; a
         longer step is shortened as a whole.
-      memory: gradients that L-BFGS remembers, at the cost of two copies of the image for each. 50
-        give a 1% lower objective after 100 iterations than 20, and 100 no more.
+      memory: gradients that L-BFGS remembers, at the cost of two copies of the image for each, and
+        of reading them in every iteration. 50 give a 6 to 8% lower objective than 20 after 100
+        iterations at 256 pixels, which take 6% longer.
       line_search: whether L-BFGS searches along its direction (zoom, strong Wolfe conditions).
         Without, as in the classic implementations, an iteration is one evaluation, and the
         objective falls faster per second.
@@ -50,7 +51,7 @@ class Optimizer:
     name: str = "lbfgs"
     learning_rate: float | None = None
     max_step: float = 0.2
-    memory: int = 50
+    memory: int = 20
     line_search: bool = False
 
     def __post_init__(self) -> None:

@@ -100,9 +100,9 @@ def with_adjoints(params: Params) -> Params:
     `perceptual_jax.convolution.convolve`.
     """
     return {
-        name: {"kernel_adjoint": convolution.adjoint(part["kernel"]), **part}
-        if name.startswith("conv")
-        else part
+        name: part
+        if name == "normalization" or "kernel_adjoint" in part
+        else {**part, "kernel_adjoint": convolution.adjoint(part["kernel"])}
         for name, part in params.items()
     }
 
