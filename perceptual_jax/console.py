@@ -52,9 +52,10 @@ class ProgressBar:
     line now and then.
     """
 
-    def __init__(self, total_work: float) -> None:
+    def __init__(self, total_work: float, done: float = 0) -> None:
         self._bar: Any = tqdm.tqdm(
             total=total_work,
+            initial=done,
             bar_format="{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}",
             file=sys.stderr,
             mininterval=0.5 if sys.stderr.isatty() else 15.0,

@@ -4,6 +4,7 @@ A mode takes its own `Flags` and calls the functions here for what modes share, 
 one name and one meaning everywhere.
 """
 
+import dataclasses
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -99,8 +100,8 @@ def pictures(flags: Flags) -> None:
     )
 
 
-def objective(flags: Flags) -> None:
-    """Layers and weights, by default those of `GATYS`."""
+def objective(flags: Flags, default: Objective = GATYS) -> None:
+    """Layers and weights, by default those of a preset."""
     flags.group("Objective")
     flags.text(
         "vgg",
@@ -109,30 +110,33 @@ def objective(flags: Flags) -> None:
         "vgg19-torchvision (fetched once), or a file of weights.",
     )
     flags.choice(
-        "pooling", GATYS.pooling, ["max", "avg"], "The network's pooling; avg as in the paper."
+        "pooling",
+        default.pooling,
+        ["max", "avg"],
+        "VGG's pooling: max as trained, avg as in Gatys et al. 2015.",
     )
     flags.names(
         "content_layers",
-        list(GATYS.content_layers),
+        list(default.content_layers),
         "Layers at which the result resembles the photo.",
     )
     flags.names(
         "style_layers",
-        list(GATYS.style_layers),
-        "Layers at which the result resembles the painting; each counts 1/L.",
+        list(default.style_layers),
+        "Layers at which the result resembles the painting; each counts as much.",
     )
     flags.number(
-        "content_weight", GATYS.content_weight, "alpha: factor of the content loss, eq. 1."
+        "content_weight", default.content_weight, "alpha, lambda_c: factor of the content loss."
     )
-    flags.number("style_weight", GATYS.style_weight, "beta: factor of the style loss, eq. 5.")
+    flags.number("style_weight", default.style_weight, "beta, lambda_s: factor of the style loss.")
     flags.number(
         "tv_weight",
-        GATYS.tv_weight,
+        default.tv_weight,
         "Factor of the squared total variation of pixels in 0..255: higher is smoother.",
     )
     flags.number(
         "range_weight",
-        GATYS.range_weight,
+        default.range_weight,
         "Factor of the squared distance of pixels from 0..255, into which they are clipped at "
         "the end.",
     )
@@ -171,10 +175,10 @@ def run_folder(flags: Flags) -> None:
     flags.switch("check_memory", True, "Refuse a size that will not fit into memory.")
 
 
-def objective_of(values: Any) -> Objective:
-    """The objective that the flags of `objective` ask for."""
-    return Objective(
-        formulation="gatys",
+def objective_of(values: Any, default: Objective = GATYS) -> Objective:
+    """The objective that the flags of `objective` ask for, in the formulation of the preset."""
+    return dataclasses.replace(
+        default,
         content_layers=tuple(values.content_layers),
         content_weight=values.content_weight,
         style_layers=tuple(values.style_layers),
@@ -199,3 +203,18 @@ def asked(values: Any) -> dict[str, Any]:
     return {
         name: value for name, value in values.flag_values_dict().items() if name not in _ABSL_FLAGS
     }
+
+
+def objective_settings(values: Any) -> dict[str, Any]:
+    """What the flags of `objective` say, for the record and to be compared with it."""
+    names = (
+        "vgg",
+        "pooling",
+        "content_layers",
+        "style_layers",
+        "content_weight",
+        "style_weight",
+        "tv_weight",
+        "range_weight",
+    )
+    return {name: getattr(values, name) for name in names}

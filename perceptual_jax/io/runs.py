@@ -12,26 +12,49 @@ from perceptual_jax.errors import UserError
 class RunFolder:
     """`config.json`, `metrics.jsonl`, `terms.png` and `previews/` in one folder.
 
-    A folder that holds a run already is begun anew: its metrics would belong to other settings.
+    A folder that holds a run already is begun anew, since its metrics would belong to other
+    settings, unless the same run goes on from `resume_step`: then what was measured up to there
+    stays, and what was after it is dropped.
     """
 
-    def __init__(self, folder: str | Path, config: Mapping[str, Any], *, plot: bool = True) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        config: Mapping[str, Any],
+        *,
+        plot: bool = True,
+        resume_step: int = 0,
+        tensorboard: bool = False,
+    ) -> None:
         self._plot = plot
+        self._events: Any = None
         self.folder = Path(folder).expanduser()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(config, indent=2, default=str)
             (self.folder / "config.json").write_text(text + "\n", encoding="utf-8")
+            before = _metrics_until(self.folder / "metrics.jsonl", resume_step)
             self._metrics: IO[str] = (self.folder / "metrics.jsonl").open("w", encoding="utf-8")
+            self._metrics.writelines(json.dumps(line) + "\n" for line in before)
+            if tensorboard:
+                # Only where it is wanted: importing it costs a start of the program 0.3 s.
+                from tensorboardX import SummaryWriter
+
+                self._events = SummaryWriter(
+                    str(self.folder / "tensorboard"), purge_step=resume_step or None
+                )
         except OSError as error:
             raise UserError(f"cannot write to --workdir={folder}: {error.strerror}") from error
-        self._history: list[dict[str, Any]] = []
+        self._history: list[dict[str, Any]] = before
 
     def record(self, metrics: Sequence[Mapping[str, Any]]) -> None:
         """Adds lines to `metrics.jsonl`, each with the time of day; flushed, so none is lost."""
         for line in metrics:
             self._history.append(dict(line))
             self._metrics.write(json.dumps({**line, "time": round(time.time(), 3)}) + "\n")
+            if self._events:
+                for name, value in {"total": line["total"], **line["terms"]}.items():
+                    self._events.add_scalar(name, value, line["step"])
         self._metrics.flush()
 
     def preview_path(self, step: int) -> Path:
@@ -40,8 +63,25 @@ class RunFolder:
     def close(self) -> None:
         """Draws the terms over the iterations, and closes the metrics."""
         self._metrics.close()
+        if self._events:
+            self._events.close()
         if self._plot and len(self._history) > 1:
             _plot(self._history, self.folder / "terms.png")
+
+
+def _metrics_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """The lines of a run that goes on; a last one that was cut off is left out."""
+    if not step or not path.exists():
+        return []
+    found = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if line["step"] <= step:
+            found.append(line)
+    return found
 
 
 def _plot(history: Sequence[Mapping[str, Any]], path: Path) -> None:

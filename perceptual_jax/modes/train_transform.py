@@ -1,0 +1,243 @@
+"""Train a network that stylises any photo in one pass (Johnson et al. 2016).
+
+One network learns one style, or several (--style=wave,the_kiss), on one device or many. Started
+again with the same --workdir, a run goes on exactly where it was.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from perceptual_jax import (
+    __version__,
+    flags,
+    networks,
+    objective,
+    tasks,
+    training,
+    training_flags,
+    training_run,
+)
+from perceptual_jax.errors import UserError, usage_errors
+from perceptual_jax.io import images, network_files, resources, sheets, weights
+
+_THUMBNAIL_SIDE = 96
+
+
+def define_flags(define: flags.Flags) -> None:
+    define.group("Styles")
+    define.names(
+        "style",
+        ["starry_night"],
+        "The painting, or several with commas: files, or names from examples/styles.",
+    )
+    define.integer(
+        "style_size",
+        384,
+        "Long side at which a painting is looked at, in pixels: larger gives larger strokes.",
+        least=32,
+    )
+    flags.objective(define, objective.JOHNSON)
+    define.group("Network")
+    define.choice(
+        "architecture",
+        "default",
+        ["default", "paper"],
+        "paper: batch normalisation, transposed convolutions, tanh, padded once; for one style.",
+    )
+    define.integer("width", 32, "Channels of the first layer.", least=1)
+    define.integer("residual_blocks", 5, "In the middle of the network.", least=0)
+    define.text("network", None, "A trained network to begin with; its architecture is kept.")
+    define.switch(
+        "freeze_trunk",
+        False,
+        "With --network: add the paintings of --style to it, by training nothing but their own "
+        "normalisation parameters.",
+    )
+    training_flags.define(define)
+    training_flags.define_folder(define)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """What a run begins with."""
+
+    network: networks.StyleNetwork
+    variables: Any
+    styles: tuple[str, ...]
+    thumbnails: tuple[np.ndarray, ...]
+    first_style: int
+
+
+def main(values: Any) -> int:
+    with usage_errors():
+        training_flags.join_processes(values)
+        aim = dataclasses.replace(flags.objective_of(values, objective.JOHNSON), dtype=values.dtype)
+    workdir = values.workdir or f"runs/{'-'.join(Path(name).stem for name in values.style)}"
+    output = Path(values.output or Path(workdir) / "network.safetensors").expanduser()
+    settings = _settings(values)
+    training_run.check_settings(workdir, settings)
+    with usage_errors():
+        recipe = training_flags.recipe_of(values, settings, styles_only=values.freeze_trunk)
+    paintings = [_painting(name, values.style_size) for name in values.style]
+    began = _start(values, paintings)
+    source = training_flags.photo_source(values)
+    params = weights.load(values.vgg)
+
+    held_out = _held_out(settings["image_size"])
+
+    def preview(variables: Any, path: Path) -> None:
+        rows = _stylised(began, variables, held_out)
+        images.write(path, sheets.sheet([held_out, *rows], row_labels=["photo", *began.styles]))
+
+    try:
+        result = training_run.run(
+            tasks.style_loss(began.network, aim, first_style=began.first_style),
+            recipe,
+            variables=began.variables,
+            batches=training_flags.batches_of(settings, source),
+            constants=tasks.style_constants(aim, params, paintings),
+            settings=settings,
+            options=training_run.Options(
+                workdir=workdir,
+                checkpoint_every=values.checkpoint_every,
+                preview_every=values.preview_every,
+                plot=values.plot,
+            ),
+            preview=preview,
+        )
+    except training.NonFiniteError as error:
+        raise UserError(str(error)) from error
+    if jax.process_index() == 0:
+        _write(output, began, result, {**settings, "steps": result.step}, values.store)
+        print(f"{output}: {', '.join(began.styles)}; {result.step} of {result.steps} steps")
+        if result.step < result.steps:
+            print(f"Stopped early. The same command with --workdir={workdir} goes on from there.")
+    return result.exit_code
+
+
+def _settings(values: Any) -> dict[str, Any]:
+    """Every flag that decides the result, as it will be used."""
+    return {
+        "style": values.style,
+        "style_size": values.style_size,
+        **flags.objective_settings(values),
+        "architecture": values.architecture,
+        "width": values.width,
+        "residual_blocks": values.residual_blocks,
+        "network": values.network,
+        "freeze_trunk": values.freeze_trunk,
+        **training_flags.settings_of(values),
+    }
+
+
+def _painting(name: str, long_side: int) -> np.ndarray:
+    painting = images.read(resources.picture(name, "styles"))
+    return images.resize(painting, images.size_for(painting.shape[:2], long_side))
+
+
+def _start(values: Any, paintings: list[np.ndarray]) -> _Start:
+    names = tuple(Path(name).stem for name in values.style)
+    if len(set(names)) < len(names):
+        raise UserError(f"--style={','.join(values.style)}: two paintings have the same name")
+    thumbnails = tuple(_thumbnail(painting) for painting in paintings)
+    if values.network:
+        return _continued(values, names, thumbnails)
+    if values.freeze_trunk:
+        raise UserError("--freeze_trunk adds styles to a trained network: give it with --network")
+    if values.architecture == "paper":
+        network = networks.paper_style_network(len(names))
+    else:
+        network = networks.StyleNetwork(
+            styles=len(names), width=values.width, residual_blocks=values.residual_blocks
+        )
+    network = network.clone(dtype=values.dtype)
+    with usage_errors():
+        variables = _initial_variables(network, values.seed)
+    return _Start(network, variables, names, thumbnails, first_style=0)
+
+
+def _initial_variables(network: networks.StyleNetwork, seed: int) -> Any:
+    side = max(64, networks.smallest_side(network))
+    example = np.zeros((1, side, side, 3), np.float32)
+    weights = np.ones(network.styles, np.float32)
+    return jax.jit(network.init)(jax.random.key(seed), example, weights)
+
+
+def _continued(values: Any, names: tuple[str, ...], thumbnails: tuple[np.ndarray, ...]) -> _Start:
+    """A trained network, its styles trained on, or new ones added behind them."""
+    trained = network_files.load(values.network)
+    if not isinstance(trained.network, networks.StyleNetwork):
+        raise UserError(f"--network={values.network} is not a network for style transfer")
+    network = trained.network.clone(dtype=values.dtype)
+    if not values.freeze_trunk:
+        if trained.styles != names:
+            raise UserError(
+                f"--network={values.network} has the styles {','.join(trained.styles)}: give these "
+                "with --style to train it on, or --freeze_trunk to add others"
+            )
+        return _Start(network, trained.variables, names, thumbnails, first_style=0)
+    known = set(trained.styles) & set(names)
+    if known:
+        raise UserError(f"--network={values.network} has the style {', '.join(known)} already")
+    if network.normalization != "instance":
+        raise UserError("--freeze_trunk needs a network with instance normalisation")
+    grown = {
+        **trained.variables,
+        "params": networks.with_more_styles(trained.variables["params"], len(names)),
+    }
+    pad = [np.zeros((1, 1, 3), np.uint8)] * (len(trained.styles) - len(trained.thumbnails))
+    return _Start(
+        network=network.clone(styles=network.styles + len(names)),
+        variables=grown,
+        styles=(*trained.styles, *names),
+        thumbnails=(*trained.thumbnails, *pad, *thumbnails),
+        first_style=network.styles,
+    )
+
+
+def _thumbnail(painting: np.ndarray) -> np.ndarray:
+    small = images.resize(painting, images.size_for(painting.shape[:2], _THUMBNAIL_SIDE))
+    return np.round(np.clip(small, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def _held_out(side: int) -> list[np.ndarray]:
+    """The photos of examples/content, on which nothing is trained."""
+    found = []
+    for name in resources.example_names("content"):
+        photo = images.read(resources.picture(name, "content"))
+        found.append(images.resize(photo, images.size_for(photo.shape[:2], max(256, side))))
+    return found
+
+
+def _stylised(began: _Start, variables: Any, pictures: list[np.ndarray]) -> list[list[np.ndarray]]:
+    """A row of all pictures for each style."""
+    apply = jax.jit(began.network.apply)
+    one_hot = np.eye(began.network.styles, dtype=np.float32)
+    return [
+        [
+            np.clip(np.asarray(apply(variables, picture[None], one_hot[style])[0]), 0.0, 1.0)
+            for picture in pictures
+        ]
+        for style in range(began.network.styles)
+    ]
+
+
+def _write(
+    output: Path,
+    began: _Start,
+    result: training_run.Result,
+    settings: dict[str, Any],
+    dtype: str,
+) -> None:
+    trained = network_files.TrainedNetwork(
+        network=began.network,
+        variables=result.variables,
+        styles=began.styles,
+        thumbnails=began.thumbnails,
+        settings={"program": f"perceptual_jax {__version__}", **settings},
+    )
+    network_files.save(output, trained, dtype=dtype)

@@ -1,0 +1,345 @@
+"""Image transformation networks (Johnson et al. 2016), as Flax Linen modules.
+
+Images are `(N, H, W, 3)`, RGB, in [0, 1], on both sides, of any height and width; outputs are not
+clipped.  The modules are fields of numbers and names alone, so that a file can hold them.
+
+Departures from the paper, each the default and each with the paper's form as an option: instance
+normalisation for batch normalisation (Ulyanov et al. 2016), with a row of parameters for each style
+(conditional instance normalisation, Dumoulin et al. 2017); nearest-neighbour upsampling and a
+convolution for the transposed convolution, which leaves a checkerboard; reflection padding at every
+convolution; a linear output, since a tanh saturates before it has learnt (half the objective after
+the same training).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from perceptual_jax import convolution
+
+NORMALIZATIONS = ("instance", "batch", "none")
+UPSAMPLINGS = ("nearest", "transposed")
+PADDINGS = ("reflect", "once")
+OUTPUTS = ("linear", "tanh")
+
+# PyTorch's, whose networks can be loaded, and the original's.
+_EPSILON = 1e-5
+
+# The paper pads once, by what five unpadded residual blocks and their two halvings take away.
+_PAPER_PADDING = 40
+
+
+class Convolution(nn.Module):
+    """A convolution and its bias.
+
+    Attributes:
+      features: output channels.
+      size: side of the kernel, odd.
+      stride: 1 or 2.
+      padding: `"reflect"`, `"zeros"`, or `"none"`.
+      upsampling: what doubles height and width before: one of `UPSAMPLINGS`, or `""`. Size 3,
+        stride 1; it brings its own padding.
+      scale: of the initial kernel, relative to one that keeps the variance.
+      dtype: what it computes in.
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    padding: str = "reflect"
+    upsampling: str = ""
+    scale: float = 1.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        initial = nn.initializers.variance_scaling(self.scale**2, "fan_in", "normal")
+        kernel = self.param("kernel", initial, shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        if self.upsampling:
+            upsample = {
+                "nearest": convolution.upsample_convolve,
+                "transposed": convolution.transposed_convolve,
+            }[self.upsampling]
+            return upsample(x, kernel) + bias
+        margin = self.size // 2
+        if self.padding != "none":
+            mode = {"reflect": "reflect", "zeros": "constant"}[self.padding]
+            x = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode=mode)
+        if self.stride == 1:
+            return convolution.convolve(x, kernel, padding="VALID") + bias
+        return convolution.strided_convolve(x, kernel, self.stride) + bias
+
+
+class InstanceNorm(nn.Module):
+    """Conditional instance normalisation: statistics of each image, scale and shift of each style.
+
+    Statistics are float32.  Where the collection `statistics` is mutable, they are those of all the
+    images together, and are put there; where it is given, they are taken from there.  So the tiles
+    of one picture share the statistics of the whole.
+
+    Attributes:
+      styles: rows of parameters.
+    """
+
+    styles: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, style_weights: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (self.styles, channels))
+        bias = self.param("bias", nn.initializers.zeros, (self.styles, channels))
+        values = x.astype(jnp.float32)
+        if self.has_variable("statistics", "mean") and not self.is_initializing():
+            mean = self.get_variable("statistics", "mean")
+            variance = self.get_variable("statistics", "variance")
+        else:
+            together = self.is_mutable_collection("statistics") and not self.is_initializing()
+            axes = (0, 1, 2) if together else (1, 2)
+            mean = jnp.mean(values, axes, keepdims=True)
+            variance = jnp.mean(jnp.square(values - mean), axes, keepdims=True)
+            if together:
+                self.put_variable("statistics", "mean", mean)
+                self.put_variable("statistics", "variance", variance)
+        factor = (style_weights @ scale)[:, None, None] * jax.lax.rsqrt(variance + _EPSILON)
+        return ((values - mean) * factor + (style_weights @ bias)[:, None, None]).astype(x.dtype)
+
+
+class Normalization(nn.Module):
+    """Instance, batch or no normalisation, as one of `NORMALIZATIONS`."""
+
+    kind: str
+    styles: int = 1
+    train: bool = False
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, style_weights: jax.Array) -> jax.Array:
+        if self.kind == "instance":
+            return InstanceNorm(self.styles, name="instance")(x, style_weights)
+        if self.kind == "batch":
+            return nn.BatchNorm(
+                use_running_average=not self.train,
+                momentum=0.9,
+                epsilon=_EPSILON,
+                dtype=self.dtype,
+                name="batch",
+            )(x)
+        return x
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions around which the input passes unchanged; no ReLU after the sum.
+
+    Without padding the input is cropped to the smaller result (Johnson et al. 2016, supplement).
+    """
+
+    normalization: str
+    styles: int = 1
+    padding: str = "reflect"
+    train: bool = False
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, style_weights: jax.Array) -> jax.Array:
+        y = x
+        for index in (1, 2):
+            y = Convolution(
+                x.shape[-1], padding=self.padding, dtype=self.dtype, name=f"conv{index}"
+            )(y)
+            y = Normalization(
+                self.normalization, self.styles, self.train, self.dtype, name=f"norm{index}"
+            )(y, style_weights)
+            if index == 1:
+                y = nn.relu(y)
+        lost = (x.shape[1] - y.shape[1]) // 2
+        return x[:, lost : x.shape[1] - lost, lost : x.shape[2] - lost] + y
+
+
+class StyleNetwork(nn.Module):
+    """The network for style transfer (Johnson et al. 2016, supplement, table 1).
+
+    A 9x9 convolution, two of stride 2, residual blocks, two upsamplings, a 9x9 convolution;
+    normalisation and ReLU after every one but the last.
+
+    Attributes:
+      styles: how many styles it has, each with its own parameters of normalisation.
+      width: channels of the first layer; the middle has four times as many.
+      residual_blocks: how many.
+      normalization: `"instance"`; `"batch"` as in the paper, for one style.
+      upsampling: `"nearest"`; `"transposed"` as in the paper.
+      padding: `"reflect"` at every convolution; `"once"`, 40 pixels before the first, as in the
+        paper, where convolutions pad with zeros and those of residual blocks not at all.
+      output: `"linear"`, or `"tanh"`, scaled to [0, 1], as in the paper.
+      dtype: what convolutions compute in; parameters and statistics are float32.
+    """
+
+    styles: int = 1
+    width: int = 32
+    residual_blocks: int = 5
+    normalization: str = "instance"
+    upsampling: str = "nearest"
+    padding: str = "reflect"
+    output: str = "linear"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, style_weights: Any = None, *, train: bool = False
+    ) -> jax.Array:
+        """Stylises images.
+
+        Args:
+          images: `(N, H, W, 3)` in [0, 1].
+          style_weights: how much of each style, `(styles,)` or `(N, styles)`; one by default, if
+            there is one.
+          train: whether batch normalisation uses the batch's statistics, and updates the running
+            ones in the collection `batch_stats`.
+
+        Returns:
+          `(N, H, W, 3)`, not clipped.
+
+        Raises:
+          ValueError: a layout, dtype or size that it cannot take, or weights that do not fit.
+        """
+        _check_options(self)
+        check_images(images, least=smallest_side(self))
+        height, width = images.shape[1:3]
+        weights = _style_weights(style_weights, len(images), self.styles)
+        once = self.padding == "once"
+        outer = "zeros" if once else "reflect"
+        inner = "none" if once else "reflect"
+
+        def normalized(x: jax.Array, name: str) -> jax.Array:
+            norm = Normalization(self.normalization, self.styles, train, self.dtype, name=name)
+            return nn.relu(norm(x, weights))
+
+        def convolved(x: jax.Array, channels: int, name: str, **options: Any) -> jax.Array:
+            options = {"padding": outer, "dtype": self.dtype, "name": name, **options}
+            return Convolution(channels, **options)(x)
+
+        x = _centred(images).astype(self.dtype)
+        if once:
+            margin = (_PAPER_PADDING, _PAPER_PADDING)
+            x = jnp.pad(x, ((0, 0), margin, margin, (0, 0)), mode="reflect")
+        x = normalized(convolved(x, self.width, "conv1", size=9), "norm1")
+        x = normalized(convolved(x, 2 * self.width, "conv2", stride=2), "norm2")
+        x = normalized(convolved(x, 4 * self.width, "conv3", stride=2), "norm3")
+        for index in range(1, self.residual_blocks + 1):
+            x = Residual(
+                self.normalization, self.styles, inner, train, self.dtype, name=f"residual{index}"
+            )(x, weights)
+        x = convolved(x, 2 * self.width, "up1", upsampling=self.upsampling)
+        x = normalized(x, "up_norm1")
+        x = convolved(x, self.width, "up2", upsampling=self.upsampling)
+        x = normalized(x, "up_norm2")
+        x = convolved(x, 3, "output", size=9, scale=0.5)
+        return _pixels(x, self.output)[:, :height, :width]
+
+
+def paper_style_network(styles: int = 1) -> StyleNetwork:
+    """The style network exactly as in the supplement of Johnson et al. 2016."""
+    return StyleNetwork(
+        styles=styles,
+        normalization="batch",
+        upsampling="transposed",
+        padding="once",
+        output="tanh",
+    )
+
+
+def reach(network: StyleNetwork) -> int:
+    """How many pixels away from an output pixel an input pixel can still change it directly.
+
+    Beside what it changes through the statistics of normalisation.
+    """
+    # 9x9 at full size; 3x3 at full and at half size; two 3x3 at a quarter for each residual block;
+    # the upsamplings' at a quarter and at half; 9x9 at full size.
+    return 4 + 1 + 2 + 8 * network.residual_blocks + 4 + 2 + 4
+
+
+def smallest_side(network: StyleNetwork) -> int:
+    """The fewest pixels that both sides of an image need, for reflection to mirror them."""
+    return _PAPER_PADDING + 1 if network.padding == "once" else 5
+
+
+def check_images(images: Any, *, least: int) -> None:
+    """Raises `ValueError` unless images are `(N, H, W, 3)`, floating, sides `least` or more."""
+    shape = jnp.shape(images)
+    if len(shape) != 4 or shape[-1] != 3:
+        raise ValueError(f"images must be (N, height, width, 3), got shape {shape}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be floating point in [0, 1], got {images.dtype}")
+    if min(shape[1:3]) < least:
+        raise ValueError(
+            f"images of {shape[1]}x{shape[2]} are too small: both sides need at least {least}"
+        )
+
+
+def _check_options(network: StyleNetwork) -> None:
+    for name, known in (
+        ("normalization", NORMALIZATIONS),
+        ("upsampling", UPSAMPLINGS),
+        ("padding", PADDINGS),
+        ("output", OUTPUTS),
+    ):
+        if getattr(network, name) not in known:
+            raise ValueError(f"{name} must be one of {known}, got {getattr(network, name)!r}")
+    if network.normalization != "instance" and network.styles != 1:
+        raise ValueError("several styles need normalization='instance'")
+    if network.padding == "once" and network.residual_blocks != 5:
+        raise ValueError("padding='once' is for five residual blocks, as in the paper")
+
+
+def _style_weights(weights: Any, count: int, styles: int) -> jax.Array:
+    """`(N, styles)` in float32."""
+    if weights is None:
+        if styles != 1:
+            raise ValueError(f"style_weights are needed: the network has {styles} styles")
+        weights = np.ones(1, np.float32)
+    weights = jnp.asarray(weights, jnp.float32)
+    if weights.ndim not in (1, 2) or weights.shape[-1] != styles:
+        raise ValueError(
+            f"style_weights must be ({styles},) or ({count}, {styles}), got shape {weights.shape}"
+        )
+    return jnp.broadcast_to(weights, (count, styles))
+
+
+def _centred(images: jax.Array) -> jax.Array:
+    """Pixels to numbers around 0, of the size that `_pixels` turns back."""
+    return (images - 0.5) * 4.0
+
+
+def _pixels(x: jax.Array, output: str) -> jax.Array:
+    """The last layer's numbers to pixels in [0, 1], float32."""
+    x = x.astype(jnp.float32)
+    return 0.5 + 0.5 * jnp.tanh(x) if output == "tanh" else 0.5 + 0.25 * x
+
+
+def describe(network: nn.Module) -> dict[str, Any]:
+    """The fields of a network that are not what it computes in, to be kept in a file."""
+    fields = type(network).__dataclass_fields__
+    return {
+        name: getattr(network, name) for name in fields if name not in ("dtype", "parent", "name")
+    }
+
+
+def with_more_styles(params: Any, rows: int) -> Any:
+    """Parameters for `rows` more styles, which begin as the mean of those that are there."""
+
+    def grow(path: Sequence[Any], leaf: jax.Array) -> jax.Array:
+        if not is_style_parameter(path):
+            return leaf
+        return jnp.concatenate([leaf, jnp.tile(jnp.mean(leaf, 0, keepdims=True), (rows, 1))])
+
+    return jax.tree_util.tree_map_with_path(grow, params)
+
+
+def is_style_parameter(path: Sequence[Any]) -> bool:
+    """Whether the leaf at a path of the parameter tree belongs to the normalisation of styles."""
+    return any(getattr(key, "key", None) == "instance" for key in path)

@@ -1,0 +1,90 @@
+"""What networks are trained for: the loss of a batch of photos, as a pure function.
+
+A `Loss` takes the network's variables, a batch and constants (arrays that stay the same all
+through training), and gives one value per photo, the weighted terms that it is the sum of, and the
+running statistics as they are afterwards.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from perceptual_jax import objective as objectives
+from perceptual_jax import vgg
+from perceptual_jax.networks import StyleNetwork
+from perceptual_jax.objective import Objective, Targets
+
+Terms = dict[str, jax.Array]
+Loss = Callable[[Any, Mapping[str, jax.Array], Any], tuple[jax.Array, Terms, Any]]
+
+
+def unit_range(photos: jax.Array) -> jax.Array:
+    """8-bit photos to float32 in [0, 1]; they travel to the device as bytes, a quarter as large."""
+    return photos.astype(jnp.float32) / 255.0
+
+
+def style_constants(
+    objective: Objective, params: vgg.Params, paintings: Sequence[Any]
+) -> dict[str, Any]:
+    """VGG's parameters with their adjoints, and every painting's Gram matrices, by layer.
+
+    Args:
+      objective: which layers, in which formulation.
+      params: VGG parameters.
+      paintings: each `(H, W, 3)` in [0, 1], of the size that its strokes are to have.
+
+    Returns:
+      `{"vgg": ..., "grams": {layer: (styles, C, C)}}`.
+    """
+    grams = [
+        objectives.targets(objective, params, styles=[jnp.asarray(painting)]).style
+        for painting in paintings
+    ]
+    stacked = {
+        layer: jnp.concatenate([gram[layer] for gram in grams]) for layer in objective.style_layers
+    }
+    return {"vgg": vgg.with_adjoints(params), "grams": stacked}
+
+
+def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int = 0) -> Loss:
+    """Resemble the photo in content and a painting in style (Johnson et al. 2016, section 3.2).
+
+    The photos of a batch take the styles in turn, by their running number, so that each style sees
+    as many, and each photo meets all of them in time.
+
+    Args:
+      network: whose variables are trained.
+      objective: layers, weights, formulation.
+      first_style: the styles before it are left out, for adding to a trained network.
+
+    Returns:
+      A `Loss` of batches `{"photos": (B, H, W, 3) uint8, "index": (B,)}`, with the constants that
+      `style_constants` gives.
+    """
+
+    def loss(
+        variables: Any, batch: Mapping[str, jax.Array], constants: Any
+    ) -> tuple[jax.Array, Terms, Any]:
+        photos = unit_range(batch["photos"])
+        styles = first_style + batch["index"] % (network.styles - first_style)
+        weights = jax.nn.one_hot(styles, network.styles)
+        outputs, updated = network.apply(
+            variables, photos, weights, train=True, mutable=["batch_stats"]
+        )
+        targets = Targets(
+            content=vgg.features(
+                constants["vgg"],
+                photos,
+                objective.content_layers,
+                pooling=objective.pooling,
+                dtype=objective.dtype,
+            ),
+            style={layer: grams[styles][None] for layer, grams in constants["grams"].items()},
+            regions={},
+        )
+        totals, terms = objectives.evaluate(objective, constants["vgg"], outputs, targets)
+        return totals, terms, updated
+
+    return loss

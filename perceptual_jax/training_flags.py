@@ -1,0 +1,161 @@
+"""The flags that every mode which trains a network has, and what is made of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from perceptual_jax.errors import UserError
+from perceptual_jax.flags import Flags
+from perceptual_jax.io import photos, resources
+from perceptual_jax.training import Recipe
+
+
+def define(flags: Flags) -> None:
+    """How the weights of a network are trained; what is left open follows from the device."""
+    flags.group("Photos")
+    flags.text(
+        "data",
+        None,
+        "Photos to train on: a folder, a text file of paths, or ArrayRecord shards made by "
+        "--mode=prepare_data; local or gs://. By default the sample photos of examples/.",
+    )
+    flags.integer(
+        "image_size",
+        None,
+        "Side of the crops that it trains on, in pixels. If not given: 256, on a CPU 128.",
+        least=32,
+    )
+    flags.integer(
+        "batch_size",
+        None,
+        "Photos per step, over all devices of all processes. If not given: 4, on a CPU 1.",
+        least=1,
+    )
+    flags.group("Training")
+    flags.integer(
+        "steps",
+        None,
+        "Steps in all. If not given: 40000 as in the paper, on a CPU 4000, about half an hour.",
+        least=1,
+    )
+    flags.number("learning_rate", 1e-3, "Adam's.", least=1e-9)
+    flags.choice("schedule", "cosine", ["cosine", "constant"], "cosine falls to 0 at the end.")
+    flags.integer("warmup_steps", 0, "Steps over which the learning rate rises.", least=0)
+    flags.choice(
+        "loss_mean",
+        "log",
+        ["log", "linear"],
+        "Minimise the mean of the photos' losses (linear, as in the paper) or of their logarithms.",
+    )
+    flags.number("average_decay", 0.999, "Of the exponential average of the weights; 0 for none.")
+    flags.integer("accumulate", 1, "Parts of a batch, computed one after the other.", least=1)
+    flags.choice("dtype", "float32", ["float32", "bfloat16"], "What convolutions compute in.")
+    flags.integer("seed", 0, "Of the first weights and of the order of the photos.", least=0)
+
+
+def define_folder(flags: Flags) -> None:
+    """What is kept of a training run."""
+    flags.group("Run")
+    flags.text(
+        "workdir",
+        None,
+        "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events, previews. Started "
+        "again with the same folder, a run goes on where it was.",
+    )
+    flags.text("output", None, "The network to write; by default network.safetensors in --workdir.")
+    flags.choice(
+        "store", "float16", ["float16", "float32"], "In what the network's weights are written."
+    )
+    flags.integer(
+        "checkpoint_every", 500, "Steps between checkpoints; 0 for the end only.", least=0
+    )
+    flags.integer("preview_every", 500, "Steps between previews; 0 for none.", least=0)
+    flags.switch("plot", True, "Draw the terms into the folder at the end.")
+    flags.group("Several processes")
+    flags.switch(
+        "distributed", False, "Join the other processes of a cluster that JAX finds (Cloud TPU)."
+    )
+    flags.text("coordinator", None, "HOST:PORT of the first process, where JAX finds no cluster.")
+    flags.integer("num_processes", None, "How many processes, with --coordinator.", least=1)
+    flags.integer("process_id", None, "Which of them this is, from 0, with --coordinator.", least=0)
+
+
+def settings_of(values: Any) -> dict[str, Any]:
+    """What the flags of `define` say, with what follows from the device where they are silent."""
+    on_cpu = jax.default_backend() == "cpu"
+    chosen = {
+        "image_size": values.image_size or (128 if on_cpu else 256),
+        "batch_size": values.batch_size or (1 if on_cpu else 4),
+        "steps": values.steps or (4000 if on_cpu else 40000),
+    }
+    names = (
+        "data",
+        "learning_rate",
+        "schedule",
+        "warmup_steps",
+        "loss_mean",
+        "average_decay",
+        "accumulate",
+        "dtype",
+        "seed",
+    )
+    return {**chosen, **{name: getattr(values, name) for name in names}}
+
+
+def recipe_of(values: Any, settings: Mapping[str, Any], *, styles_only: bool = False) -> Recipe:
+    """The recipe that the flags of `define` ask for."""
+    return Recipe(
+        steps=settings["steps"],
+        learning_rate=values.learning_rate,
+        schedule=values.schedule,
+        warmup_steps=values.warmup_steps,
+        mean=values.loss_mean,
+        average_decay=values.average_decay,
+        accumulate=values.accumulate,
+        styles_only=styles_only,
+    )
+
+
+def join_processes(values: Any) -> None:
+    """Makes this process one of several, if the flags of `define_folder` say so."""
+    if values.coordinator:
+        if values.num_processes is None or values.process_id is None:
+            raise UserError("--coordinator needs --num_processes and --process_id")
+        jax.distributed.initialize(values.coordinator, values.num_processes, values.process_id)
+    elif values.distributed:
+        jax.distributed.initialize()
+
+
+def photo_source(values: Any) -> photos.Photos:
+    """The photos of `--data`, or the sample photos, with a line that says what these are."""
+    if values.data:
+        return photos.source(values.data)
+    found = photos.source(resources.folder("examples") / "sample_photos")
+    print(
+        f"Training on the {len(found)} sample photos of examples/. With thousands (--data=FOLDER) "
+        "a network treats photos of every kind well; Johnson et al. 2016 took 80,000."
+    )
+    return found
+
+
+def batches_of(settings: Mapping[str, Any], source: photos.Photos, **options: Any) -> Any:
+    """An iterator over this process's batches; options are those of `photos.batches`."""
+    processes, devices = jax.process_count(), jax.device_count()
+    size = settings["batch_size"]
+    if size % (devices * settings["accumulate"]):
+        raise UserError(
+            f"--batch_size={size} must be a multiple of the {devices} devices times "
+            f"--accumulate={settings['accumulate']}"
+        )
+    return iter(
+        photos.batches(
+            source,
+            batch_size=size // processes,
+            crop=settings["image_size"],
+            seed=settings["seed"],
+            process_index=jax.process_index(),
+            process_count=processes,
+            **options,
+        )
+    )

@@ -1,0 +1,222 @@
+"""A training run as a person meets it: resumed, checkpointed, shown, and stopped without loss.
+
+Everything is kept in one run folder, which is also where a run goes on when it is started again.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from perceptual_jax import console, training
+from perceptual_jax.errors import UserError
+from perceptual_jax.io.checkpoints import Checkpoints
+from perceptual_jax.io.runs import RunFolder
+from perceptual_jax.tasks import Loss
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a run does beside training.
+
+    Attributes:
+      workdir: its folder.
+      checkpoint_every: steps between checkpoints.
+      preview_every: steps between previews; 0 for none.
+      plot: whether the terms are drawn at the end.
+    """
+
+    workdir: str
+    checkpoint_every: int
+    preview_every: int
+    plot: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run gave.
+
+    Attributes:
+      variables: the averaged ones, on the host.
+      step: steps done, in all.
+      steps: steps asked for.
+      exit_code: for the shell.
+    """
+
+    variables: Any
+    step: int
+    steps: int
+    exit_code: int
+
+
+def check_settings(workdir: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The settings with which the run in a folder was begun, None if there is none.
+
+    Args:
+      workdir: the folder.
+      settings: what would now decide the result, by the names of the flags.
+
+    Raises:
+      UserError: they differ from those; names every one that does.
+    """
+    with Checkpoints(Path(workdir).expanduser()) as checkpoints:
+        before = checkpoints.settings()
+    if before is None:
+        return None
+    now = json.loads(json.dumps(settings))
+    changed = [name for name in now if name in before and before[name] != now[name]]
+    if changed:
+        flags = ", ".join(f"--{name} was {before[name]}, now {now[name]}" for name in changed)
+        raise UserError(
+            f"the run in {workdir} was begun with other settings ({flags}): give these again to go "
+            "on with it, or another --workdir to begin anew"
+        )
+    return before
+
+
+def run(
+    loss: Loss,
+    recipe: training.Recipe,
+    *,
+    variables: Any,
+    batches: Any,
+    constants: Any,
+    settings: Mapping[str, Any],
+    options: Options,
+    preview: Callable[[Any, Path], None],
+) -> Result:
+    """Trains in a run folder, from where it was left.
+
+    Args:
+      loss: what is minimised.
+      recipe: how.
+      variables: the network's, for a run that begins.
+      batches: iterator over this process's batches, with `get_state` and `set_state`.
+      constants: for the loss.
+      settings: what decides the result, kept with every checkpoint.
+      options: what else is done.
+      preview: writes a picture of what the averaged variables do to a path.
+
+    Raises:
+      training.NonFiniteError: see `training.train`.
+      UserError: the folder cannot be used.
+    """
+    mesh = training.data_mesh()
+    first = jax.process_index() == 0
+    folder = Path(options.workdir).expanduser()
+    with Checkpoints(folder) as checkpoints, console.interruptible() as interrupts:
+        state, position = _resumed(checkpoints, variables, recipe, mesh)
+        begun = int(state.step)
+        if position is not None:
+            batches.set_state(position)
+        record, bar = None, None
+        if first:
+            record = RunFolder(
+                folder, settings, plot=options.plot, resume_step=begun, tensorboard=True
+            )
+            bar = console.ProgressBar(recipe.steps, done=begun)
+
+        def save(state: training.State, step: int) -> None:
+            checkpoints.save(step, state, batches.get_state(), settings)
+
+        # Several processes have to stop, save and look at the clock at the same steps.
+        alone = jax.process_count() == 1
+        every = [options.checkpoint_every, options.preview_every, 0 if alone else 10]
+
+        def is_milestone(step: int) -> bool:
+            return any(number and step % number == 0 for number in every)
+
+        step, average, saved = begun, state.average, begun
+        try:
+            for report in training.train(
+                loss,
+                recipe,
+                state,
+                batches,
+                training.replicated(constants, mesh),
+                mesh,
+                seconds_per_report=1.0 if alone else math.inf,
+                report_at=is_milestone,
+            ):
+                moved, step, average = report.step - step, report.step, report.state.average
+                if bar and record:
+                    _show(bar, record, report, moved)
+                if options.checkpoint_every and step % options.checkpoint_every == 0:
+                    save(report.state, step)
+                    saved = step
+                if record and options.preview_every and step % options.preview_every == 0:
+                    preview(jax.device_get(average), record.preview_path(step))
+                if _asked_to_stop(interrupts):
+                    break
+            if step > saved:
+                save(report.state, step)
+        finally:
+            if bar and record:
+                bar.close()
+                record.close()
+        checkpoints.wait()
+        return Result(
+            variables=jax.device_get(average),
+            step=step,
+            steps=recipe.steps,
+            exit_code=_exit_code(interrupts),
+        )
+
+
+def _resumed(
+    checkpoints: Checkpoints, variables: Any, recipe: training.Recipe, mesh: Any
+) -> tuple[training.State, Any]:
+    """The state to go on from and the position of the input, None for its beginning."""
+    state = training.start(variables, recipe, mesh)
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
+    )
+    restored = checkpoints.latest(abstract)
+    if restored is None:
+        return state, None
+    _log.info("going on from step %d", restored.step)
+    return restored.state, restored.position
+
+
+def _show(bar: console.ProgressBar, record: RunFolder, report: training.Report, moved: int) -> None:
+    terms = {"loss": report.total, "photos/s": report.photos_per_second}
+    if report.skipped:
+        terms["skipped"] = report.skipped
+    for name, value in report.terms.items():
+        kind = name.split("/")[0]
+        terms[kind] = terms.get(kind, 0.0) + value
+    bar.update(moved, f"step {report.step}", terms)
+    record.record(
+        [
+            {
+                "step": report.step,
+                "total": report.total,
+                "terms": report.terms,
+                "photos_per_second": round(report.photos_per_second, 2),
+                "skipped": report.skipped,
+            }
+        ]
+    )
+
+
+def _asked_to_stop(interrupts: console.Interrupts) -> bool:
+    """Whether any process was asked to: all have to leave the loop at the same step."""
+    if jax.process_count() == 1:
+        return bool(interrupts)
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(bool(interrupts)))))
+
+
+def _exit_code(interrupts: console.Interrupts) -> int:
+    """A machine that is taken away sends SIGTERM, and a run that was saved has done its part."""
+    return 0 if interrupts.signal == signal.SIGTERM else interrupts.exit_code
