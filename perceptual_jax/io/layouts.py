@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 
 from perceptual_jax.errors import UserError
+from perceptual_jax.io.statedict import Shapes, differences
 
 Params = dict[str, dict[str, np.ndarray]]
-Shapes = dict[str, tuple[int, ...]]
 
 # For RGB in [0, 1].  "torchvision" is what its own training used.  "oxford" is what torchvision
 # states for its copy of the Oxford features; it rounds the authors' mean, (123.68, 116.779,
@@ -138,20 +138,4 @@ def _torch_indices(depth: int) -> dict[str, int]:
 
 def _problems(tensors: Mapping[str, np.ndarray], candidates: list[Shapes]) -> list[str]:
     """The differences from the candidate that is nearest."""
-    return min((_differences(tensors, shapes) for shapes in candidates), key=len)
-
-
-def _differences(tensors: Mapping[str, np.ndarray], shapes: Shapes) -> list[str]:
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    problems = [f"{name} is missing" for name in shapes if name not in found]
-    problems += [f"{name} is surplus" for name in found if name not in shapes]
-    for name, shape in shapes.items():
-        if name not in found:
-            continue
-        if found[name] != shape:
-            problems.append(f"{name} has shape {found[name]} instead of {shape}")
-        elif tensors[name].dtype.kind in "iubc":
-            problems.append(f"{name} has dtype {tensors[name].dtype}")
-        elif not np.isfinite(tensors[name]).all():
-            problems.append(f"{name} is not finite")
-    return problems
+    return min((differences(tensors, shapes) for shapes in candidates), key=len)

@@ -16,7 +16,7 @@ import safetensors
 
 from perceptual_jax.errors import UserError
 
-_DTYPES = {"float16": "F16", "float32": "F32"}
+_DTYPES = {"float16": "F16", "float32": "F32", "uint8": "U8"}
 
 
 def digest(tensors: Mapping[str, np.ndarray]) -> str:
@@ -56,7 +56,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
     The metadata gains `sha256`, the `digest` of the tensors.
 
     Raises:
-      KeyError: a tensor is neither float16 nor float32.
+      KeyError: a tensor is neither float16, float32 nor uint8.
     """
     # Wide tensors first keeps every tensor aligned to its own item size.
     ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
@@ -77,9 +77,16 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file begins like a safetensors file: the length of its header, then the header."""
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+    """Whether a file begins like a safetensors file: the length of its header, then the header.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def read(

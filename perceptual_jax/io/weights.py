@@ -18,7 +18,15 @@ from typing import Any, Literal
 import numpy as np
 
 from perceptual_jax.errors import UserError
-from perceptual_jax.io import download, layouts, published, resources, tensorfile, torchfile
+from perceptual_jax.io import (
+    download,
+    layouts,
+    published,
+    resources,
+    statedict,
+    tensorfile,
+    torchfile,
+)
 from perceptual_jax.io.layouts import Params, from_torchvision
 from perceptual_jax.io.published import NAMES, Source
 
@@ -26,10 +34,6 @@ __all__ = ["NAMES", "Params", "Source", "fetch", "from_torchvision", "load", "sa
 
 FORMAT = "perceptual_jax.vgg"
 VERSION = "1"
-
-# What training programs wrap a state dict in, and put before its names.
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "model.")
 
 _log = logging.getLogger(__name__)
 
@@ -132,8 +136,8 @@ def _read(path: Path) -> Params:
             return _tree(path, tensors, metadata)
         state_dict: Mapping[str, Any] = tensors
     else:
-        state_dict = torchfile.read(path, lambda name: layouts.is_used(_bare(name)))
-    state_dict = _unwrapped(state_dict)
+        state_dict = torchfile.read(path, lambda name: layouts.is_used(statedict.bare(name)))
+    state_dict = statedict.unwrapped(state_dict)
     try:
         if layouts.is_oxford(state_dict):
             return from_torchvision(state_dict, normalization="oxford")
@@ -154,17 +158,3 @@ def _tree(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
         layer, part = name.split("/")
         params.setdefault(layer, {})[part] = tensor.astype(np.float32)
     return params
-
-
-def _unwrapped(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The state dict inside of a checkpoint, its names as torchvision has them."""
-    for wrapper in _WRAPPERS:
-        if isinstance(state_dict.get(wrapper), dict):
-            state_dict = state_dict[wrapper]
-    return {_bare(str(k)): v for k, v in state_dict.items() if isinstance(v, np.ndarray)}
-
-
-def _bare(name: str) -> str:
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
-    return name

@@ -14,6 +14,7 @@ TENSORS: dict[str, np.ndarray] = {
     "b": np.arange(6, dtype=np.float32).reshape(2, 3).T,
     "a": np.array([1, 2, 3], np.float16),
     "c": np.array(5, np.float32),
+    "d": np.array([[0, 255, 7]], np.uint8),
 }
 
 
@@ -80,3 +81,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "t", tmp_path / "missing"):
         with pytest.raises(UserError, match="cannot be read as a safetensors file"):
             tensorfile.read(path)
+
+
+def test_a_missing_file_is_told_before_its_kind(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="missing cannot be read: No such file"):
+        tensorfile.is_safetensors(tmp_path / "missing")
