@@ -5,12 +5,15 @@ one name and one meaning everywhere.
 """
 
 import dataclasses
+import math
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags as absl_flags
 
+from perceptual_jax.errors import UserError
 from perceptual_jax.objective import GATYS, Objective
 from perceptual_jax.synthesis import Optimizer
 
@@ -218,3 +221,17 @@ def objective_settings(values: Any) -> dict[str, Any]:
         "range_weight",
     )
     return {name: getattr(values, name) for name in names}
+
+
+def weighted_name(text: str) -> tuple[str, float]:
+    """`wave:0.7` is the painting and its weight; a file may have a colon in its name."""
+    name, colon, weight = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return text, 1.0
+    try:
+        value = float(weight)
+    except ValueError:
+        return text, 1.0
+    if not 0 <= value < math.inf:
+        raise UserError(f"--style={text}: the weight must be a number of at least 0")
+    return name, value

@@ -61,6 +61,7 @@ class Convolution(nn.Module):
         initial = nn.initializers.variance_scaling(self.scale**2, "fan_in", "normal")
         kernel = self.param("kernel", initial, shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        bias = bias.reshape(1, 1, 1, -1)
         if self.upsampling:
             upsample = {
                 "nearest": convolution.upsample_convolve,
@@ -96,8 +97,8 @@ class InstanceNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.styles, channels))
         values = x.astype(jnp.float32)
         if self.has_variable("statistics", "mean") and not self.is_initializing():
-            mean = self.get_variable("statistics", "mean")
-            variance = self.get_variable("statistics", "variance")
+            mean: jax.Array = self.get_variable("statistics", "mean")
+            variance: jax.Array = self.get_variable("statistics", "variance")
         else:
             together = self.is_mutable_collection("statistics") and not self.is_initializing()
             axes = (0, 1, 2) if together else (1, 2)
@@ -327,6 +328,16 @@ def describe(network: nn.Module) -> dict[str, Any]:
     return {
         name: getattr(network, name) for name in fields if name not in ("dtype", "parent", "name")
     }
+
+
+def of_variables(variables: Any) -> StyleNetwork:
+    """The default network with as many styles, channels and residual blocks as its variables."""
+    params = variables["params"]
+    return StyleNetwork(
+        styles=params["norm1"]["instance"]["scale"].shape[0],
+        width=params["conv1"]["kernel"].shape[-1],
+        residual_blocks=sum(name.startswith("residual") for name in params),
+    )
 
 
 def with_more_styles(params: Any, rows: int) -> Any:

@@ -13,6 +13,7 @@ def sheet(
     *,
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
+    captions: Sequence[Sequence[str]] = (),
 ) -> np.ndarray:
     """A labelled grid on white.
 
@@ -20,6 +21,7 @@ def sheet(
       rows: pictures `(H, W, 3)` in [0, 1] of any sizes, or None for an empty cell.
       row_labels: at the left of each row; lines are broken where the text has a newline.
       column_labels: above each column.
+      captions: below each picture, as `rows`.
 
     Returns:
       `(H, W, 3)` float32 in [0, 1].
@@ -37,9 +39,10 @@ def sheet(
         return int(max((box[2 + axis] for box in boxes), default=-2 * _GAP)) + 2 * _GAP
 
     left, top = extent(row_labels, 0), extent(column_labels, 1)
+    below = extent([text for row in captions for text in row], 1)
     size = (
         left + columns * (width + _GAP) + _GAP,
-        top + len(rows) * (height + _GAP) + _GAP,
+        top + len(rows) * (height + below + _GAP) + _GAP,
     )
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
@@ -49,7 +52,7 @@ def sheet(
             (middle, top // 2), label, fill="black", font=font, anchor="mm", align="center"
         )
     for index, row in enumerate(rows):
-        y = top + _GAP + index * (height + _GAP)
+        y = top + _GAP + index * (height + below + _GAP)
         if row_labels:
             draw.multiline_text(
                 (_GAP, y + height // 2), row_labels[index], fill="black", font=font, anchor="lm"
@@ -60,4 +63,7 @@ def sheet(
                 pixels = np.rint(np.clip(cell, 0.0, 1.0) * 255).astype(np.uint8)
                 corner = ((width - cell.shape[1]) // 2, (height - cell.shape[0]) // 2)
                 canvas.paste(Image.fromarray(pixels), (x + corner[0], y + corner[1]))
+                if captions:
+                    middle = (x + width // 2, y + height + below // 2)
+                    draw.text(middle, captions[index][column], fill="black", font=font, anchor="mm")
     return np.asarray(canvas, np.float32) / np.float32(255)

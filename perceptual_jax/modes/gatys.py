@@ -158,24 +158,10 @@ def _preview_path(output: Path, folder: runs.RunFolder | None, done: int) -> Pat
     return output.with_name(f"{output.stem}-{done:06d}{output.suffix}")
 
 
-def _parse_style(text: str) -> tuple[str, float]:
-    """`wave:0.7` is the painting and its weight; a file may have a colon in its name."""
-    name, colon, weight = text.rpartition(":")
-    if not colon or Path(text).exists():
-        return text, 1.0
-    try:
-        value = float(weight)
-    except ValueError:
-        return text, 1.0
-    if not 0 <= value < math.inf:
-        raise UserError(f"--style={text}: the weight must be a number of at least 0")
-    return name, value
-
-
 def _read_inputs(values: Any) -> Inputs:
     photo = images.read_picture(resources.picture(values.content, "content"))
     size = images.size_for(photo.rgb.shape[:2], values.image_size)
-    names = [_parse_style(text) for text in values.style]
+    names = [flags.weighted_name(text) for text in values.style]
     if not names:
         raise UserError("--style is empty: give a painting")
     if not any(weight for _, weight in names):
