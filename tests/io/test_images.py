@@ -3,6 +3,7 @@
 import os
 import struct
 import sys
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,22 @@ def test_orientation_applies_to_alpha_and_to_sixteen_bits(tmp_path):
     )
     np.testing.assert_allclose(
         images.read(tmp_path / "b.png")[..., 1], np.rot90(grey, -1) / 65535, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "I;16"])
+def test_orientation_applies_to_every_mode_of_tiff(tmp_path, mode):
+    """Pillow reads the uncompressed ones of some modes in another way."""
+    stored = noise(3, 5, levels=65536) if mode == "I;16" else noise(3, 5, 4)
+    image = Image.fromarray(stored)
+    if mode in ("L", "CMYK"):
+        image = image.convert("RGB").convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "plain.tif")
+    image.save(tmp_path / "turned.tif", exif=exif)
+    np.testing.assert_array_equal(
+        images.read(tmp_path / "turned.tif"), np.rot90(images.read(tmp_path / "plain.tif"), -1)
     )
 
 
@@ -389,6 +406,133 @@ def test_a_mask_is_luminance_times_alpha(tmp_path):
     np.testing.assert_allclose(mask, [[1, 0, 0.2, 0.2126, 0.4]], rtol=1e-6)
     Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "b.png")
     np.testing.assert_array_equal(images.read_mask(tmp_path / "b.png"), [[0, 1]])
+
+
+# --- reading: photos to train on ----------------------------------------------------------
+
+
+def photo_of(path: Path, **options: Any) -> np.ndarray:
+    return images.read_photo(path.read_bytes(), str(path), **options)
+
+
+def test_a_photo_of_the_size_that_is_needed_is_read_exactly(tmp_path):
+    pixels = noise(20, 31, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    photo = photo_of(tmp_path / "a.png", short_side=20)
+    assert photo.dtype == np.uint8
+    np.testing.assert_array_equal(photo, pixels)
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "enlarge", "expected"),
+    [
+        ((100, 150), 40, True, (40, 60)),
+        ((150, 100), 40, True, (60, 40)),
+        ((30, 45), 40, True, (40, 60)),
+        ((30, 45), 40, False, (30, 45)),
+        ((100, 150), 40, False, (40, 60)),
+        ((427, 640), 288, True, (288, 432)),  # 431.66
+    ],
+)
+def test_the_short_side_of_a_photo(tmp_path, size, short_side, enlarge, expected):
+    Image.fromarray(smooth(*size)).save(tmp_path / "a.png")
+    photo = photo_of(tmp_path / "a.png", short_side=short_side, enlarge=enlarge)
+    assert photo.shape == (*expected, 3)
+    np.testing.assert_allclose(photo / 255.0, smooth(*expected) / 255, atol=0.02)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "1", "P", "CMYK", "I;16", "F"])
+def test_a_photo_is_understood_as_a_picture_is(tmp_path, mode):
+    image = Image.fromarray(smooth(48, 64))
+    if mode in ("RGBA", "LA"):
+        image = image.convert(mode)
+        image.putalpha(Image.fromarray(smooth(48, 64)[..., 1]))
+    elif mode == "I;16":
+        image = Image.fromarray(smooth(48, 64)[..., 0].astype(np.uint16) * 257)
+    elif mode == "F":
+        image = Image.fromarray(smooth(48, 64)[..., 0].astype(np.float32) / 255)
+    else:
+        image = image.convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.tif", exif=exif)
+    expected = images.resize(images.read(tmp_path / "a.tif"), (32, 24))
+    photo = photo_of(tmp_path / "a.tif", short_side=24)
+    # A rounding before and after the filter, and of alpha or of black.
+    np.testing.assert_allclose(photo / 255.0, expected, atol=2.5 / 255)
+
+
+def test_a_photo_with_a_profile_is_converted_to_srgb(tmp_path):
+    linear = rgb_profile("rgb", gamma=1.0)
+    Image.fromarray(np.full((20, 30, 3), 100, np.uint8)).save(
+        tmp_path / "a.png", icc_profile=linear
+    )
+    photo = photo_of(tmp_path / "a.png", short_side=16)
+    expected = srgb_encoded(np.full((16, 24, 3), 100 / 255))
+    np.testing.assert_allclose(photo / 255.0, expected, atol=1.5 / 255)
+
+
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path, monkeypatch):
+    decoded = []
+    upright = images._upright
+
+    def noted(image: Image.Image) -> Image.Image:
+        decoded.append(image.size)
+        return upright(image)
+
+    monkeypatch.setattr(images, "_upright", noted)
+    Image.fromarray(smooth(800, 1200)).save(tmp_path / "a.jpg", quality=95)
+    photo = photo_of(tmp_path / "a.jpg", short_side=50)
+    # An eighth would be 100, twice what is needed.
+    assert decoded == [(150, 100)]
+    np.testing.assert_allclose(photo / 255.0, smooth(50, 75) / 255, atol=0.03)
+
+
+def test_a_photo_is_resized_with_antialiasing(tmp_path):
+    # Every eighth column is white: a filter without antialiasing would see all or nothing of it.
+    pixels = np.zeros((128, 128, 3), np.uint8)
+    pixels[:, ::8] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    photo = photo_of(tmp_path / "a.png", short_side=16)
+    np.testing.assert_allclose(photo[:, 1:-1], 255 / 8, atol=5)
+
+
+# Which is not silenced, and would be an error here.
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "not a picture"),
+        (b"a thousand words\n" * 100, "not a picture"),
+        (png(noise(1, 1, 3), colour_type=2, size=(13_300, 13_300)), "larger than 175 megapixels"),
+        (png(noise(1, 1, 3), colour_type=2, size=(60_000, 60_000)), "larger than 175 megapixels"),
+        (png(noise(20, 20, 3), colour_type=2)[:-200], "damaged or incomplete"),
+        (png(noise(15, 20, 3), colour_type=2), "too small, 20x15"),
+        (png(noise(16, 257, 3), colour_type=2), "a strip, 257x16"),
+    ],
+    ids=["empty", "text", "huge", "bomb", "cut short", "small", "strip"],
+)
+def test_what_is_no_photo_is_told_in_one_line(content, told):
+    with pytest.raises(UserError, match=told) as error:
+        images.read_photo(content, "gs://bucket/a.png", short_side=16)
+    assert str(error.value).startswith("gs://bucket/a.png is ")
+    assert "\n" not in str(error.value)
+
+
+def test_reading_a_photo_leaves_the_filters_of_warnings_alone(tmp_path):
+    """Threads would put them back in the wrong order."""
+    Image.fromarray(noise(20, 20, 3)).save(tmp_path / "a.png")
+    before = warnings.filters
+    photo_of(tmp_path / "a.png", short_side=20)
+    assert warnings.filters is before
+
+
+def test_an_encoded_photo_reads_as_it_was():
+    photo = smooth(32, 48)
+    fine, coarse = (images.encode_jpeg(photo, quality=quality) for quality in (95, 30))
+    assert len(coarse) < len(fine)
+    read = images.read_photo(fine, "a", short_side=32)
+    np.testing.assert_allclose(read.astype(float), photo, atol=12)
 
 
 # --- reading: what goes wrong -------------------------------------------------------------
@@ -654,5 +798,7 @@ def test_other_arguments_are_checked(tmp_path):
         images.resize(image.astype(np.uint8), (2, 2))
     with pytest.raises(ValueError, match="at least 1"):
         images.resize(image, (0, 2))
+    with pytest.raises(ValueError, match="at least 1"):
+        images.read_photo(b"", "a", short_side=0)
     with pytest.raises(ValueError, match="at least 1"):
         images.size_for((10, 10), 0)
