@@ -241,7 +241,7 @@ def run(
       ValueError: images of the wrong shape or range.
     """
     optimizer = optimizer or Optimizer()
-    params = _prepared(params)
+    params = prepared(params)
     state = start(jnp.asarray(images), optimizer)
     weights = objective.term_weights() if term_weights is None else term_weights
     batch = len(images)
@@ -266,8 +266,11 @@ def run(
         evaluations = min(pace, MAX_PER_DISPATCH, steps + 1 - done)
 
 
-def _prepared(params: vgg.Params) -> vgg.Params:
-    """On the device, where every dispatch finds them, and with what the loop needs beside them."""
+def prepared(params: vgg.Params) -> vgg.Params:
+    """On the device, where every dispatch finds them, and with what the loop needs beside them.
+
+    `run` and `transfer` do this themselves; who does it before need not keep both trees.
+    """
     return jax.device_put(vgg.with_adjoints(params))
 
 
@@ -354,7 +357,7 @@ def transfer(
     Raises:
       NonFiniteError, ValueError: as `run`.
     """
-    params = _prepared(params)
+    params = prepared(params)
     content = jnp.asarray(content, jnp.float32)
     change = None
     finest_height = stages[-1][0][0]

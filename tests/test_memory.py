@@ -60,7 +60,7 @@ class TestEstimate:
     @pytest.mark.parametrize(
         ("objective", "optimizer", "remembered"),
         [
-            (GATYS, Optimizer(), 50),
+            (GATYS, Optimizer(), 20),
             (JOHNSON, Optimizer(name="adam"), 0),
         ],
     )

@@ -73,7 +73,7 @@ def main(values: Any) -> int:
     output = _output_path(values)
     images.check_writable(output)
     inputs = _read_inputs(values)
-    params = weights.load(values.vgg)
+    params = synthesis.prepared(weights.load(values.vgg))
     with usage_errors():
         vgg.check_layers(params, objective.layers)
     height_width = inputs.content.shape[:2]

@@ -93,7 +93,7 @@ def main(values: Any) -> int:
     painting = images.read(resources.picture(values.style, "styles"))
     painting = images.resize(painting, images.size_for(painting.shape[:2], values.image_size))
     figure = (figure1 if values.figure == "1" else figure3)(values.pooling)
-    params = weights.load(values.vgg)
+    params = synthesis.prepared(weights.load(values.vgg))
     count, size = len(figure.term_weights), photo.shape[:2]
     needed = vgg.smallest_side(figure.objective.layers)
     if min(*size, *painting.shape[:2]) < needed:
