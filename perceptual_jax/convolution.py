@@ -170,6 +170,25 @@ def transposed_convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
     return _interleave([[phases[..., y, x, :] for x in (0, 1)] for y in (0, 1)])
 
 
+def subpixel_convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Doubles height and width: a 3x3 convolution, padded by reflection, gives four pixels each.
+
+    The sub-pixel convolution of Shi et al. 2016.
+
+    Args:
+      images: `(N, H, W, C_in)`, sides of 2 or more.
+      kernel: `(3, 3, C_in, 4 C_out)`, the output's channels of the four pixels one after the other:
+        top left, top right, bottom left, bottom right.
+
+    Returns:
+      `(N, 2 H, 2 W, C_out)`.
+    """
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    four = convolve(padded, kernel, padding="VALID")
+    four = four.reshape(*four.shape[:-1], 2, 2, -1)
+    return _interleave([[four[..., y, x, :] for x in (0, 1)] for y in (0, 1)])
+
+
 def _phases(padded: jax.Array, kernel: jax.Array, taps: np.ndarray) -> jax.Array:
     """All four 2x2 convolutions as one: `(N, H, W, C) -> (N, H - 1, W - 1, 2, 2, C_out)`."""
     taps = taps.astype(kernel.dtype)

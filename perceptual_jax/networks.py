@@ -11,7 +11,6 @@ convolution; a linear output, since a tanh saturates before it has learnt (half 
 the same training).
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,149 +19,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perceptual_jax import convolution
+from perceptual_jax.layers import (
+    NORMALIZATIONS,
+    UPSAMPLINGS,
+    Convolution,
+    Normalization,
+    Residual,
+)
 
-NORMALIZATIONS = ("instance", "batch", "none")
-UPSAMPLINGS = ("nearest", "transposed")
 PADDINGS = ("reflect", "once")
 OUTPUTS = ("linear", "tanh")
 
-# PyTorch's, whose networks can be loaded, and the original's.
-_EPSILON = 1e-5
-
 # The paper pads once, by what five unpadded residual blocks and their two halvings take away.
 _PAPER_PADDING = 40
-
-
-class Convolution(nn.Module):
-    """A convolution and its bias.
-
-    Attributes:
-      features: output channels.
-      size: side of the kernel, odd.
-      stride: 1 or 2.
-      padding: `"reflect"`, `"zeros"`, or `"none"`.
-      upsampling: what doubles height and width before: one of `UPSAMPLINGS`, or `""`. Size 3,
-        stride 1; it brings its own padding.
-      scale: of the initial kernel, relative to one that keeps the variance.
-      dtype: what it computes in.
-    """
-
-    features: int
-    size: int = 3
-    stride: int = 1
-    padding: str = "reflect"
-    upsampling: str = ""
-    scale: float = 1.0
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        initial = nn.initializers.variance_scaling(self.scale**2, "fan_in", "normal")
-        kernel = self.param("kernel", initial, shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        bias = bias.reshape(1, 1, 1, -1)
-        if self.upsampling:
-            upsample = {
-                "nearest": convolution.upsample_convolve,
-                "transposed": convolution.transposed_convolve,
-            }[self.upsampling]
-            return upsample(x, kernel) + bias
-        margin = self.size // 2
-        if self.padding != "none":
-            mode = {"reflect": "reflect", "zeros": "constant"}[self.padding]
-            x = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode=mode)
-        if self.stride == 1:
-            return convolution.convolve(x, kernel, padding="VALID") + bias
-        return convolution.strided_convolve(x, kernel, self.stride) + bias
-
-
-class InstanceNorm(nn.Module):
-    """Conditional instance normalisation: statistics of each image, scale and shift of each style.
-
-    Statistics are float32.  Where the collection `statistics` is mutable, they are those of all the
-    images together, and are put there; where it is given, they are taken from there.  So the tiles
-    of one picture share the statistics of the whole.
-
-    Attributes:
-      styles: rows of parameters.
-    """
-
-    styles: int = 1
-
-    @nn.compact
-    def __call__(self, x: jax.Array, style_weights: jax.Array) -> jax.Array:
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (self.styles, channels))
-        bias = self.param("bias", nn.initializers.zeros, (self.styles, channels))
-        values = x.astype(jnp.float32)
-        if self.has_variable("statistics", "mean") and not self.is_initializing():
-            mean: jax.Array = self.get_variable("statistics", "mean")
-            variance: jax.Array = self.get_variable("statistics", "variance")
-        else:
-            together = self.is_mutable_collection("statistics") and not self.is_initializing()
-            axes = (0, 1, 2) if together else (1, 2)
-            mean = jnp.mean(values, axes, keepdims=True)
-            variance = jnp.mean(jnp.square(values - mean), axes, keepdims=True)
-            if together:
-                self.put_variable("statistics", "mean", mean)
-                self.put_variable("statistics", "variance", variance)
-        # An accelerator would round the parameters to 8 or 11 bits in a matrix product.
-        mix = functools.partial(jnp.matmul, style_weights, precision=jax.lax.Precision.HIGHEST)
-        factor = mix(scale)[:, None, None] * jax.lax.rsqrt(variance + _EPSILON)
-        return ((values - mean) * factor + mix(bias)[:, None, None]).astype(x.dtype)
-
-
-class Normalization(nn.Module):
-    """Instance, batch or no normalisation, as one of `NORMALIZATIONS`."""
-
-    kind: str
-    styles: int = 1
-    train: bool = False
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, x: jax.Array, style_weights: jax.Array) -> jax.Array:
-        if self.kind == "instance":
-            return InstanceNorm(self.styles, name="instance")(x, style_weights)
-        if self.kind == "batch":
-            return nn.BatchNorm(
-                use_running_average=not self.train,
-                momentum=0.9,
-                epsilon=_EPSILON,
-                dtype=self.dtype,
-                name="batch",
-            )(x)
-        return x
-
-
-class Residual(nn.Module):
-    """Two 3x3 convolutions around which the input passes unchanged; no ReLU after the sum.
-
-    Without padding the input is cropped to the smaller result (Johnson et al. 2016, supplement).
-    """
-
-    normalization: str
-    styles: int = 1
-    padding: str = "reflect"
-    train: bool = False
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, x: jax.Array, style_weights: jax.Array) -> jax.Array:
-        y = x
-        for index in (1, 2):
-            y = Convolution(
-                x.shape[-1], padding=self.padding, dtype=self.dtype, name=f"conv{index}"
-            )(y)
-            y = Normalization(
-                self.normalization, self.styles, self.train, self.dtype, name=f"norm{index}"
-            )(y, style_weights)
-            if index == 1:
-                y = nn.relu(y)
-        lost = (x.shape[1] - y.shape[1]) // 2
-        return x[:, lost : x.shape[1] - lost, lost : x.shape[2] - lost] + y
 
 
 class StyleNetwork(nn.Module):
@@ -257,17 +126,129 @@ def paper_style_network(styles: int = 1) -> StyleNetwork:
     )
 
 
-def reach(network: StyleNetwork) -> int:
+class SuperResolutionNetwork(nn.Module):
+    """The network for super-resolution x4 and x8 (Johnson et al. 2016, supplement, table 2).
+
+    A 9x9 convolution, residual blocks, an upsampling for each factor of two, a 9x9 convolution;
+    ReLU after every one but the last.
+
+    Attributes:
+      factor: 4 or 8.
+      width: channels.
+      residual_blocks: how many.
+      normalization: `"none"`; `"batch"` as in the paper.
+      upsampling: `"subpixel"`, `"nearest"`, or `"transposed"` as in the paper.
+      padding: `"reflect"`; `"zeros"` as in the paper.
+      output: `"linear"`; `"tanh"`, scaled to [0, 1], as in the paper.
+      skip: whether what the network computes is added to the bicubic enlargement, which it then
+        need not learn; not in the paper.
+      dtype: what convolutions compute in.
+    """
+
+    factor: int = 4
+    width: int = 64
+    residual_blocks: int = 4
+    normalization: str = "none"
+    upsampling: str = "subpixel"
+    padding: str = "reflect"
+    output: str = "linear"
+    skip: bool = True
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """Enlarges images.
+
+        Args:
+          images: `(N, H, W, 3)` in [0, 1].
+          train: whether batch normalisation uses the batch's statistics, and updates the running
+            ones in the collection `batch_stats`.
+
+        Returns:
+          `(N, factor H, factor W, 3)`, not clipped.
+
+        Raises:
+          ValueError: a layout, dtype or size that it cannot take.
+        """
+        _check_enlarging(self)
+        check_images(images, least=smallest_side(self))
+        none = jnp.ones((len(images), 1))
+
+        def normalized(x: jax.Array, name: str) -> jax.Array:
+            norm = Normalization(self.normalization, 1, train, self.dtype, name=name)
+            return nn.relu(norm(x, none))
+
+        def convolved(x: jax.Array, channels: int, name: str, **options: Any) -> jax.Array:
+            options = {"padding": self.padding, "dtype": self.dtype, "name": name, **options}
+            return Convolution(channels, **options)(x)
+
+        x = _centred(images).astype(self.dtype)
+        x = normalized(convolved(x, self.width, "conv1", size=9), "norm1")
+        for index in range(1, self.residual_blocks + 1):
+            x = Residual(
+                self.normalization, 1, self.padding, train, self.dtype, name=f"residual{index}"
+            )(x, none)
+        for index in range(1, self.factor.bit_length()):
+            x = convolved(x, self.width, f"up{index}", upsampling=self.upsampling)
+            x = normalized(x, f"up_norm{index}")
+        scale = 0.1 if self.skip else 0.5
+        x = convolved(x, 3, "output", size=9, scale=scale)
+        if not self.skip:
+            return _pixels(x, self.output)
+        return enlarge(images, self.factor) + 0.25 * x.astype(jnp.float32)
+
+
+def paper_super_resolution_network(factor: int) -> SuperResolutionNetwork:
+    """The network for x4 or x8 exactly as in the supplement of Johnson et al. 2016."""
+    return SuperResolutionNetwork(
+        factor=factor,
+        normalization="batch",
+        upsampling="transposed",
+        padding="zeros",
+        output="tanh",
+        skip=False,
+    )
+
+
+def enlarge(images: jax.Array, factor: int) -> jax.Array:
+    """Bicubic enlargement, `(N, H, W, C) -> (N, factor H, factor W, C)`: Keys' cubic, a = -0.5."""
+    count, height, width, channels = images.shape
+    shape = (count, factor * height, factor * width, channels)
+    return jax.image.resize(images.astype(jnp.float32), shape, method="cubic")
+
+
+def _check_enlarging(network: SuperResolutionNetwork) -> None:
+    if network.factor not in (4, 8):
+        raise ValueError(f"factor must be 4 or 8, got {network.factor}")
+    for name, known in (
+        ("normalization", ("none", "batch")),
+        ("upsampling", UPSAMPLINGS),
+        ("padding", ("reflect", "zeros")),
+        ("output", OUTPUTS),
+    ):
+        if getattr(network, name) not in known:
+            raise ValueError(f"{name} must be one of {known}, got {getattr(network, name)!r}")
+    if network.skip and network.output != "linear":
+        raise ValueError("skip=True needs output='linear'")
+
+
+def reach(network: StyleNetwork | SuperResolutionNetwork) -> int:
     """How many pixels away from an output pixel an input pixel can still change it directly.
 
-    Beside what it changes through the statistics of normalisation.
+    In pixels of the input; beside what it changes through the statistics of normalisation.
     """
+    if isinstance(network, SuperResolutionNetwork):
+        # 9x9 and the residual blocks at the input's size, the upsamplings at it and above, of
+        # which the first counts 1, the others together 1; 9x9 at the output's size.
+        return 4 + 2 * network.residual_blocks + 2 + 1
     # 9x9 at full size; 3x3 at full and at half size; two 3x3 at a quarter for each residual block;
-    # the upsamplings' at a quarter and at half; 9x9 at full size.
-    return 4 + 1 + 2 + 8 * network.residual_blocks + 4 + 2 + 4
+    # the upsamplings' at a quarter and at half, further by a pixel of the result where each of its
+    # pixels sees three of the input's; 9x9 at full size.
+    upsamplings = 4 + 2 + (3 if network.upsampling == "subpixel" else 0)
+    return 4 + 1 + 2 + 8 * network.residual_blocks + upsamplings + 4
 
 
-def smallest_side(network: StyleNetwork) -> int:
+def smallest_side(network: StyleNetwork | SuperResolutionNetwork) -> int:
     """The fewest pixels that both sides of an image need, for reflection to mirror them."""
     return _PAPER_PADDING + 1 if network.padding == "once" else 5
 

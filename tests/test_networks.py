@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perceptual_jax import networks
+from perceptual_jax import layers, networks
 from perceptual_jax.networks import StyleNetwork
 from tests import reference
 
@@ -290,7 +290,7 @@ class TestDefault:
         self, scale: float, key: jax.Array
     ) -> None:
         """He et al. 2015 without their factor of 2: normalisation makes up for it."""
-        layer = networks.Convolution(64, size=9, scale=scale)
+        layer = layers.Convolution(64, size=9, scale=scale)
         params = layer.init(key, jnp.zeros((1, 9, 9, 3)))["params"]
         np.testing.assert_allclose(np.std(params["kernel"]), scale / np.sqrt(9 * 9 * 3), rtol=0.02)
         np.testing.assert_array_equal(params["bias"], np.zeros(64))
@@ -351,7 +351,7 @@ class TestStyles:
     def test_are_mixed_in_full_precision(self) -> None:
         """Which an accelerator only does where it is told to."""
         weights, x = jnp.asarray(RATIO)[None], jnp.zeros((1, 4, 4, 2))
-        norm = networks.InstanceNorm(3)
+        norm = layers.InstanceNorm(3)
         params = {"params": {"scale": jnp.ones((3, 2)), "bias": jnp.zeros((3, 2))}}
         with jax.default_matmul_precision("default"):
             text = str(jax.make_jaxpr(norm.apply)(params, x, weights))
@@ -430,7 +430,7 @@ class TestStatistics:
 
 
 class TestReach:
-    @pytest.mark.parametrize("upsampling", networks.UPSAMPLINGS)
+    @pytest.mark.parametrize("upsampling", layers.UPSAMPLINGS)
     def test_is_how_far_the_gradient_of_a_pixel_goes(self, upsampling: str) -> None:
         network = StyleNetwork(width=4, residual_blocks=1, upsampling=upsampling)
         images = reference.random_images(1, 72, 72, 3)

@@ -1,0 +1,91 @@
+"""How a low-resolution picture comes from a photo: the inverse of what super-resolution learns.
+
+Gaussian blur of sigma 1, then bicubic downsampling with antialiasing, as in Johnson et al. 2016
+(section 4.2); or the bicubic alone, as the field's benchmarks are made.  The one definition serves
+training, evaluation and tests.  NumPy, so that it runs in the input pipeline.
+"""
+
+import functools
+
+import numpy as np
+
+KINDS = ("blur", "bicubic")
+
+# Johnson et al. 2016, section 4.2.
+BLUR_SIGMA = 1.0
+
+# Keys' cubic with a = -0.5, that of Pillow and of MATLAB.
+_A = -0.5
+
+
+def degrade(photo: np.ndarray, factor: int, *, kind: str = "blur") -> np.ndarray:
+    """The low-resolution picture of a photo, rounded to 8 bits as a file would have it.
+
+    Args:
+      photo: `(H, W, C)` uint8, both sides multiples of the factor.
+      factor: by which each side becomes smaller.
+      kind: `"blur"` before the bicubic downsampling, or the `"bicubic"` alone.
+
+    Returns:
+      `(H / factor, W / factor, C)` uint8.
+
+    Raises:
+      ValueError: another dtype, sides that are no multiples, an unknown kind.
+    """
+    if photo.ndim != 3 or photo.dtype != np.uint8:
+        raise ValueError(f"photo must be (H, W, C) uint8, got {photo.shape} {photo.dtype}")
+    height, width, _ = photo.shape
+    if height % factor or width % factor:
+        raise ValueError(
+            f"photo must have sides that are multiples of {factor}: crop {photo.shape}"
+        )
+    rows, columns = (_shrinking(length, factor, kind) for length in (height, width))
+    small = np.einsum("hH,HWc->hWc", rows, photo.astype(np.float32), optimize=True)
+    small = np.einsum("wW,hWc->hwc", columns, small, optimize=True)
+    return np.rint(np.clip(small, 0.0, 255.0)).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=64)
+def _shrinking(length: int, factor: int, kind: str) -> np.ndarray:
+    """What `degrade` does along one axis, as a matrix `(length / factor, length)`."""
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    matrix = bicubic_matrix(length, length // factor)
+    if kind == "blur":
+        matrix = matrix @ blur_matrix(length, BLUR_SIGMA)
+    return matrix.astype(np.float32)
+
+
+def bicubic_matrix(length: int, result: int) -> np.ndarray:
+    """Bicubic resizing along one axis, `(result, length)` float64, antialiased where it shrinks.
+
+    As Pillow's: the kernel is stretched by the factor, centred on each result's middle, cut off at
+    the borders and normalised.
+    """
+    scale = length / result
+    stretch = max(scale, 1.0)
+    centres = (np.arange(result) + 0.5) * scale
+    distance = np.abs((np.arange(length) + 0.5)[None, :] - centres[:, None]) / stretch
+    near = (_A + 2) * distance**3 - (_A + 3) * distance**2 + 1
+    far = _A * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+    weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def blur_matrix(length: int, sigma: float) -> np.ndarray:
+    """Gaussian blur along one axis, `(length, length)` float64, the border mirrored.
+
+    Cut off at four sigma, where SciPy's `gaussian_filter` does.
+    """
+    radius = int(4 * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    weights /= weights.sum()
+    matrix = np.zeros((length, length))
+    for offset, weight in zip(offsets, weights, strict=True):
+        # Mirrored with the border pixel repeated: d c b a | a b c d | d c b a.
+        place = np.arange(length) + offset
+        place = np.mod(place, 2 * length)
+        place = np.where(place >= length, 2 * length - 1 - place, place)
+        np.add.at(matrix, (np.arange(length), place), weight)
+    return matrix

@@ -1,0 +1,96 @@
+"""The making of low-resolution pictures: against Pillow, JAX, and arithmetic by hand."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from perceptual_jax import degradation
+
+
+def photo(height: int = 48, width: int = 40) -> np.ndarray:
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3))
+    return values.astype(np.uint8)
+
+
+def by_pillow(channel: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pillow's bicubic of floats, which are not rounded between the two axes."""
+    image = Image.fromarray(channel.astype(np.float32))
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("factor", [4, 8])
+class TestBicubic:
+    def test_equals_pillows(self, factor: int) -> None:
+        picture = photo()
+        expected = np.stack(
+            [by_pillow(picture[..., c], 48 // factor, 40 // factor) for c in range(3)], axis=-1
+        )
+        found = degradation.degrade(picture, factor, kind="bicubic")
+        # Rounding to 8 bits can fall either way where the value lies between two levels.
+        assert np.abs(found - np.clip(expected, 0, 255)).max() <= 0.5 + 1e-3
+
+    def test_equals_jaxs(self, factor: int) -> None:
+        line = np.random.default_rng(1).random((1, 48)).astype(np.float32)
+        shape = (1, 48 // factor)
+        expected = jax.image.resize(line, shape, method="cubic", antialias=True)
+        found = line @ degradation.bicubic_matrix(48, 48 // factor).T
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+class TestEnlarging:
+    def test_equals_pillows(self) -> None:
+        line = np.random.default_rng(1).random((1, 12)).astype(np.float32)
+        found = line @ degradation.bicubic_matrix(12, 48).T
+        np.testing.assert_allclose(found, by_pillow(line, 1, 48), atol=1e-5)
+
+
+class TestBlur:
+    def test_of_a_point_is_the_gaussian(self) -> None:
+        matrix = degradation.blur_matrix(21, 1.0)
+        weights = np.exp(-0.5 * (np.arange(-4, 5)) ** 2.0)
+        np.testing.assert_allclose(matrix[10, 6:15], weights / weights.sum(), rtol=1e-12)
+        assert matrix[10, :6].sum() == matrix[10, 15:].sum() == 0
+
+    def test_mirrors_the_border(self) -> None:
+        """Beyond the first pixel come the first, the second, ...: d c b a | a b c d."""
+        matrix = degradation.blur_matrix(21, 1.0)
+        weights = np.exp(-0.5 * (np.arange(-4, 5)) ** 2.0)
+        weights /= weights.sum()
+        assert matrix[0, 0] == pytest.approx(weights[4] + weights[3])
+        assert matrix[0, 1] == pytest.approx(weights[5] + weights[2])
+
+    def test_comes_before_the_downsampling(self) -> None:
+        picture = photo()
+        blurred = np.einsum("hH,HWc->hWc", degradation.blur_matrix(48, 1.0), picture)
+        blurred = np.einsum("wW,hWc->hwc", degradation.blur_matrix(40, 1.0), blurred)
+        expected = np.stack([by_pillow(blurred[..., c], 12, 10) for c in range(3)], axis=-1)
+        found = degradation.degrade(picture, 4)
+        assert np.abs(found - np.clip(expected, 0, 255)).max() <= 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("kind", degradation.KINDS)
+class TestBoth:
+    def test_a_constant_stays(self, kind: str) -> None:
+        flat = np.full((32, 24, 3), 77, np.uint8)
+        np.testing.assert_array_equal(degradation.degrade(flat, 8, kind=kind), 77)
+
+    def test_mirrors_with_the_photo(self, kind: str) -> None:
+        picture = photo()
+        mirrored = degradation.degrade(np.ascontiguousarray(picture[:, ::-1]), 4, kind=kind)
+        difference = mirrored[:, ::-1].astype(int) - degradation.degrade(picture, 4, kind=kind)
+        assert np.abs(difference).max() <= 1
+
+
+class TestErrors:
+    def test_sides_that_are_no_multiples(self) -> None:
+        with pytest.raises(ValueError, match="multiples of 4"):
+            degradation.degrade(photo(46), 4)
+
+    def test_floats(self) -> None:
+        with pytest.raises(ValueError, match="uint8"):
+            degradation.degrade(photo().astype(np.float32), 4)
+
+    def test_an_unknown_kind(self) -> None:
+        with pytest.raises(ValueError, match="kind must be one of"):
+            degradation.degrade(photo(), 4, kind="nearest")
