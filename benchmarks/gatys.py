@@ -8,17 +8,13 @@ file says what is measured.
 """
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import report
 from programs import ROOT, Judge, Run, prepare, run_ours, run_peer
 
 OURS, PEER = "perceptual_jax", "PyTorch"
@@ -180,27 +176,6 @@ def _ratio(value: float, reference: float, form: str) -> str:
     return f"{value:{form}} ({value / reference:.2f})"
 
 
-def machine(torch_python: str) -> dict[str, Any]:
-    """What the measurements were made on, and with."""
-    cpu = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        lines = information.read_text(encoding="utf-8").splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), cpu)
-    ask = "import platform, torch; print(platform.python_version(), torch.__version__)"
-    answer = subprocess.run([torch_python, "-c", ask], capture_output=True, text=True, check=True)
-    peer_python, torch_version = answer.stdout.split()
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "jax": importlib.metadata.version("jax"),
-        "torch": torch_version,
-        "python_of_torch": peer_python,
-    }
-
-
 PARTS = {"speed": measure_speed, "memory": measure_memory, "curves": measure_curves}
 
 
@@ -234,19 +209,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse(sys.argv[1:])
-    where = machine(arguments.torch_python)
-    heading = (
-        f"{where['cpu']}, {where['cores']} cores; jax {where['jax']} on Python {where['python']}, "
-        f"torch {where['torch']} on Python {where['python_of_torch']}"
-    )
+    where = report.machine(arguments.torch_python)
     for name in arguments.what:
         folder = arguments.output / f"gatys-{name}"
         part = PARTS[name](arguments, folder)
-        text = f"{heading}. {part.table}\n"
-        print(text, flush=True)
+        table = f"{report.heading(where)}. {part.table}\n"
         record = {"machine": where, "settings": vars(arguments), name: part.results}
-        (folder / "table.md").write_text(text, encoding="utf-8")
-        (folder / "results.json").write_text(json.dumps(record, default=str), encoding="utf-8")
+        report.publish(folder, table, record)
 
 
 if __name__ == "__main__":

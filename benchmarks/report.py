@@ -1,0 +1,48 @@
+"""What every benchmark says of the machine, and where it leaves what it found."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+
+def machine(torch_python: str | None = None) -> dict[str, Any]:
+    """What the measurements were made on, and with; `torch_python` is that of the peer."""
+    cpu = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        lines = information.read_text(encoding="utf-8").splitlines()
+        cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), cpu)
+    found = {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "jax": importlib.metadata.version("jax"),
+    }
+    if torch_python:
+        ask = "import platform, torch; print(platform.python_version(), torch.__version__)"
+        answer = subprocess.run(
+            [torch_python, "-c", ask], capture_output=True, text=True, check=True
+        )
+        found["python_of_torch"], found["torch"] = answer.stdout.split()
+    return found
+
+
+def heading(where: dict[str, Any]) -> str:
+    """The same in a line."""
+    line = f"{where['cpu']}, {where['cores']} cores; jax {where['jax']} on Python {where['python']}"
+    if "torch" in where:
+        line += f", torch {where['torch']} on Python {where['python_of_torch']}"
+    return line
+
+
+def publish(folder: Path, table: str, results: dict[str, Any]) -> None:
+    """Prints a table, and leaves it in `table.md` and all that was measured in `results.json`."""
+    print(table, flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(table, encoding="utf-8")
+    (folder / "results.json").write_text(json.dumps(results, default=str), encoding="utf-8")
