@@ -1,0 +1,146 @@
+"""Applying a network: one picture, many, and one that is done in tiles."""
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from perceptual_jax import networks, stylization
+from perceptual_jax.networks import StyleNetwork
+from tests import reference
+
+NETWORK = StyleNetwork(styles=2, width=2, residual_blocks=1)
+REACH = networks.reach(NETWORK)
+
+
+@pytest.fixture(scope="module")
+def variables() -> Any:
+    """Of a network whose two styles differ."""
+    example = jnp.zeros((1, 32, 32, 3))
+    initial = jax.jit(NETWORK.init)(jax.random.key(0), example, jnp.ones(2))
+
+    def varied(path: Any, leaf: Any) -> np.ndarray:
+        seed = sum(map(ord, jax.tree_util.keystr(path)))
+        noise = np.random.default_rng(seed).normal(0, 0.3, leaf.shape)
+        return np.asarray(leaf + noise, np.float32)
+
+    return jax.tree_util.tree_map_with_path(varied, initial)
+
+
+def whole(variables: Any, image: np.ndarray, weights: Any = (1.0, 0.0)) -> np.ndarray:
+    return np.asarray(
+        stylization.stylize_batch(variables, image[None], np.float32(weights), network=NETWORK)[0]
+    )
+
+
+def in_tiles(variables: Any, image: np.ndarray, tile: int) -> np.ndarray:
+    result = np.full_like(image, np.nan)
+    for part in stylization.stylize_tiles(
+        variables, image, network=NETWORK, style_weights=np.float32([1, 0]), tile=tile
+    ):
+        height, width = part.pixels.shape[:2]
+        place = result[part.top : part.top + height, part.left : part.left + width]
+        assert np.isnan(place).all(), "a pixel was given twice"
+        place[:] = part.pixels
+    return result
+
+
+class TestFunction:
+    def test_is_the_network_clipped(self, variables: Any) -> None:
+        images = reference.random_images(2, 20, 17, 3)
+        raw = NETWORK.apply(variables, images, jnp.array([0.3, 0.7]))
+        found = stylization.stylize(
+            variables, images, network=NETWORK, style_weights=np.float32([0.3, 0.7])
+        )
+        np.testing.assert_array_equal(found, np.clip(np.asarray(raw), 0, 1))
+
+    def test_finds_the_network_by_its_variables(self, variables: Any) -> None:
+        images = reference.random_images(1, 20, 17, 3)
+        weights = np.float32([1, 0])
+        np.testing.assert_array_equal(
+            stylization.stylize(variables, images, style_weights=weights),
+            stylization.stylize(variables, images, network=NETWORK, style_weights=weights),
+        )
+
+    def test_takes_one_image_or_batches_of_batches(self, variables: Any) -> None:
+        images = reference.random_images(2, 1, 12, 16, 3)
+        weights = np.float32([1, 0])
+        found = stylization.stylize(variables, images, style_weights=weights)
+        one = stylization.stylize(variables, images[1, 0], style_weights=weights)
+        assert found.shape == images.shape
+        np.testing.assert_allclose(found[1, 0], one, atol=1e-6)
+
+    def test_can_be_jitted_mapped_and_differentiated(self, variables: Any) -> None:
+        images = jnp.asarray(reference.random_images(2, 12, 16, 3))
+
+        def brightness(image: jax.Array) -> jax.Array:
+            weights = jnp.array([1.0, 0.0])
+            return jnp.mean(stylization.stylize(variables, image, style_weights=weights))
+
+        gradients = jax.jit(jax.vmap(jax.grad(brightness)))(images)
+        assert gradients.shape == images.shape
+        assert np.isfinite(gradients).all()
+        assert np.abs(gradients).max() > 0
+
+
+class TestTiles:
+    def test_a_picture_that_fits_is_one_tile_and_exact(self, variables: Any) -> None:
+        image = reference.random_images(40, 61, 3)
+        np.testing.assert_array_equal(in_tiles(variables, image, 64), whole(variables, image))
+
+    @pytest.mark.parametrize(("height", "width"), [(150, 131), (64, 203), (97, 64)])
+    def test_with_the_same_statistics_are_the_whole(
+        self, variables: Any, height: int, width: int
+    ) -> None:
+        """Every pixel once, at any size, and no seam: to rounding the untiled picture."""
+        image = reference.random_images(height, width, 3)
+        weights = jnp.array([1.0, 0.0])
+        _, updated = NETWORK.apply(variables, image[None], weights, mutable=["statistics"])
+        given = {**variables, **updated}
+        expected = whole(given, image)
+        tiled = np.full_like(image, np.nan)
+        for rows, columns in stylization.tiles_of((height, width), NETWORK, 80):
+            window = image[rows.start : rows.stop, columns.start : columns.stop]
+            tiled[rows.kept_start : rows.kept_stop, columns.kept_start : columns.kept_stop] = whole(
+                given, window
+            )[
+                rows.kept_start - rows.start : rows.kept_stop - rows.start,
+                columns.kept_start - columns.start : columns.kept_stop - columns.start,
+            ]
+        np.testing.assert_allclose(tiled, expected, atol=1e-5)
+
+    def test_cover_the_picture_with_nearly_its_pixels(self, variables: Any) -> None:
+        """Statistics of windows are close to those of the whole."""
+        smooth = np.mgrid[:300, :280].sum(0)[..., None] * np.array([0.02, 0.03, 0.05])
+        image = (0.5 + 0.4 * np.sin(smooth)).astype(np.float32)
+        difference = np.abs(in_tiles(variables, image, 128) - whole(variables, image))
+        assert difference.max() < 0.02
+
+    def test_are_of_few_sizes(self) -> None:
+        """Each size is compiled."""
+        sizes = {
+            (row.stop - row.start, column.stop - column.start)
+            for row, column in stylization.tiles_of((1003, 2002), NETWORK, 128)
+        }
+        assert len(sizes) <= 4
+
+    @pytest.mark.parametrize("length", [128, 129, 130, 131, 132, 200, 1001])
+    def test_start_on_the_grid_and_keep_their_margin(self, length: int) -> None:
+        margin = 28
+        spans = stylization.spans(length, 128, margin)
+        assert spans[0].kept_start == 0
+        assert spans[-1].kept_stop == length
+        for before, after in itertools.pairwise(spans):
+            assert before.kept_stop == after.kept_start
+        for span in spans:
+            assert span.start % 4 == 0
+            assert span.start == 0 or span.kept_start - span.start >= margin
+            assert span.stop == length or span.stop - span.kept_stop >= margin
+
+    @pytest.mark.parametrize("tile", [130, 2 * REACH - 2])
+    def test_of_a_size_that_cannot_be_are_refused(self, tile: int) -> None:
+        with pytest.raises(ValueError, match="multiple of 4 above"):
+            stylization.tiles_of((500, 500), NETWORK, tile)
