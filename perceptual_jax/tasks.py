@@ -5,6 +5,7 @@ through training), and gives one value per photo, the weighted terms that it is 
 running statistics as they are afterwards.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,10 +39,8 @@ def style_constants(
     Returns:
       `{"vgg": ..., "grams": {layer: (styles, C, C)}}`.
     """
-    grams = [
-        objectives.targets(objective, params, styles=[jnp.asarray(painting)]).style
-        for painting in paintings
-    ]
+    compute_targets = jax.jit(functools.partial(objectives.targets, objective))
+    grams = [compute_targets(params, styles=[painting]).style for painting in paintings]
     stacked = {
         layer: jnp.concatenate([gram[layer] for gram in grams]) for layer in objective.style_layers
     }

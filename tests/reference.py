@@ -6,6 +6,7 @@ Nothing here imports the package, so that no mistake can be on both sides of a c
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 VGG16_DEPTHS = (2, 2, 3, 3, 3)
@@ -42,6 +43,22 @@ def random_vgg(
 def random_images(*shape: int, seed: int = 0) -> np.ndarray:
     """Uniform noise in [0, 1]."""
     return np.random.default_rng(seed).uniform(size=shape).astype(np.float32)
+
+
+def random_variables(shapes: Any, seed: int = 0) -> Any:
+    """Of a network, from the shapes of its variables, also where they begin as zeros and ones."""
+    generator = np.random.default_rng(seed)
+
+    def random(path: Any, leaf: Any) -> np.ndarray:
+        name = path[-1].key
+        noise = generator.normal(size=leaf.shape).astype(np.float32)
+        if name in ("bias", "mean"):
+            return 0.1 * noise
+        if name in ("scale", "var"):
+            return np.exp(0.3 * noise)
+        return noise * np.float32(1 / np.sqrt(np.prod(leaf.shape[:3])))
+
+    return jax.tree_util.tree_map_with_path(random, shapes)
 
 
 def convolve(images: np.ndarray, kernel: np.ndarray, padding: str) -> np.ndarray:

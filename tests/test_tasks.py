@@ -1,0 +1,125 @@
+"""What networks are trained for: each photo's loss, against an independent VGG.
+
+The network and VGG have a few channels, and photos a few hundred pixels.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from perceptual_jax import tasks
+from perceptual_jax.networks import StyleNetwork
+from perceptual_jax.objective import Objective
+from tests import reference
+
+PARAMS = reference.random_vgg()
+AIM = Objective(
+    formulation="johnson_code",
+    content_layers=("relu2_2",),
+    content_weight=2.0,
+    style_layers=("relu1_2", "relu2_2"),
+    style_weight=300.0,
+    tv_weight=1e-3,
+)
+NETWORK = StyleNetwork(styles=3, width=2, residual_blocks=0)
+PAINTINGS = [reference.random_images(16, 20, 3, seed=i) ** (i + 1) for i in range(3)]
+PHOTOS = np.random.default_rng(5).integers(0, 256, size=(4, 16, 18, 3), dtype=np.uint8)
+INDEX = np.array([4, 5, 6, 7])  # Styles 1, 2, 0 and 1 of three.
+
+
+def gram(image: np.ndarray, layer: str) -> np.ndarray:
+    """`F F^T / (C H W)`."""
+    features = reference.vgg_features(PARAMS, image[None], "max")[layer][0]
+    return reference.gram(features) / features.size
+
+
+def variables_of(network: StyleNetwork) -> Any:
+    example = jnp.zeros((1, 16, 16, 3))
+    initial = jax.eval_shape(network.init, jax.random.key(0), example, jnp.ones(network.styles))
+    return reference.random_variables(initial)
+
+
+@pytest.fixture(scope="module")
+def constants() -> Any:
+    return tasks.style_constants(AIM, PARAMS, PAINTINGS)
+
+
+@pytest.fixture(scope="module")
+def variables() -> Any:
+    return variables_of(NETWORK)
+
+
+def test_photos_are_scaled_from_bytes() -> None:
+    found = tasks.unit_range(jnp.array([0, 51, 255], jnp.uint8))
+    np.testing.assert_allclose(found, np.array([0.0, 0.2, 1.0], np.float32), rtol=1e-7)
+    assert found.dtype == jnp.float32
+
+
+class TestStyleConstants:
+    def test_have_every_paintings_gram_matrices_in_order(self, constants: Any) -> None:
+        assert set(constants["grams"]) == set(AIM.style_layers)
+        for layer, found in constants["grams"].items():
+            expected = np.stack([gram(painting, layer) for painting in PAINTINGS])
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+    def test_have_vgg_with_its_adjoints(self, constants: Any) -> None:
+        """Else every step would flip its kernels."""
+        layer = constants["vgg"]["conv2_1"]
+        np.testing.assert_array_equal(layer["kernel"], PARAMS["conv2_1"]["kernel"])
+        flipped = np.asarray(layer["kernel"])[::-1, ::-1].swapaxes(2, 3)
+        np.testing.assert_array_equal(layer["kernel_adjoint"], flipped)
+
+
+class TestStyleLoss:
+    def evaluated(
+        self, variables: Any, constants: Any, first_style: int = 0
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], Any]:
+        loss = tasks.style_loss(NETWORK, AIM, first_style=first_style)
+        batch = {"photos": jnp.asarray(PHOTOS), "index": jnp.asarray(INDEX, jnp.int32)}
+        return jax.device_get(jax.jit(loss)(variables, batch, constants))
+
+    @pytest.mark.parametrize(
+        ("first_style", "styles"),
+        [(0, [1, 2, 0, 1]), (1, [1, 2, 1, 2])],
+    )
+    def test_is_that_of_each_photo_in_its_turn_of_the_styles(
+        self, variables: Any, constants: Any, first_style: int, styles: list[int]
+    ) -> None:
+        """Johnson et al. 2016, eq. 2 to 4, in the form of the released code."""
+        totals, terms, updated = self.evaluated(variables, constants, first_style)
+        assert set(terms) == set(AIM.term_weights())
+        assert updated == {}
+        one_hot = jax.nn.one_hot(jnp.array(styles), 3)
+        photos = PHOTOS / np.float32(255)
+        outputs = np.asarray(jax.jit(NETWORK.apply)(variables, photos, one_hot), np.float64)
+        for index, style in enumerate(styles):
+            found, wanted = (
+                reference.vgg_features(PARAMS, image[index : index + 1], "max")["relu2_2"]
+                for image in (outputs, photos)
+            )
+            vertical, horizontal = (255 * np.diff(outputs[index], axis=axis) for axis in (0, 1))
+            expected = {
+                "content/relu2_2": 2.0 * np.mean(np.square(found - wanted)),
+                "total_variation": 1e-3 * (np.sum(vertical**2) + np.sum(horizontal**2)) / 2,
+            }
+            for layer in AIM.style_layers:
+                away = gram(outputs[index], layer) - gram(PAINTINGS[style], layer)
+                expected[f"style/{layer}"] = 300.0 * np.mean(np.square(away))
+            for name, value in expected.items():
+                np.testing.assert_allclose(terms[name][index], value, rtol=1e-3, err_msg=name)
+            np.testing.assert_allclose(totals[index], sum(expected.values()), rtol=1e-3)
+
+    def test_gives_the_running_statistics_on(self, constants: Any) -> None:
+        """Of batch normalisation, which moves them while it trains."""
+        network = StyleNetwork(width=2, residual_blocks=0, normalization="batch")
+        photos = jnp.asarray(PHOTOS)
+        initial = variables_of(network)
+        batch = {"photos": photos, "index": jnp.asarray(INDEX, jnp.int32)}
+        _, _, updated = jax.jit(tasks.style_loss(network, AIM))(initial, batch, constants)
+        running = updated["batch_stats"]
+        assert running.keys() == initial["batch_stats"].keys()
+        before = initial["batch_stats"]["norm1"]["batch"]["mean"]
+        assert np.abs(running["norm1"]["batch"]["mean"] - before).min() > 0
