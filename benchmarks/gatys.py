@@ -12,19 +12,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import report
 from programs import ROOT, Judge, Run, prepare, run_ours, run_peer
+from report import Part
 
 OURS, PEER = "perceptual_jax", "PyTorch"
-
-
-class Part(NamedTuple):
-    """What a part of the benchmark found: for people, and for programs."""
-
-    table: str
-    results: dict[str, Any]
 
 
 def measure_speed(arguments: argparse.Namespace, folder: Path) -> Part:
@@ -213,9 +206,7 @@ def main() -> None:
     for name in arguments.what:
         folder = arguments.output / f"gatys-{name}"
         part = PARTS[name](arguments, folder)
-        table = f"{report.heading(where)}. {part.table}\n"
-        record = {"machine": where, "settings": vars(arguments), name: part.results}
-        report.publish(folder, table, record)
+        report.publish(folder, name, part, where=where, settings=vars(arguments))
 
 
 if __name__ == "__main__":

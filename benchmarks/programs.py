@@ -91,9 +91,7 @@ def run_ours(inputs: Inputs, *, steps: int, cache: Path, num_scales: int = 1) ->
         "--noplot",
         f"--output={picture}",
     ]
-    environment = {**os.environ, "PERCEPTUAL_JAX_CACHE": str(cache)}
-    for name in ("JAX_COMPILATION_CACHE_DIR", "PERCEPTUAL_JAX_COMPILATION_CACHE"):
-        environment.pop(name, None)
+    environment = whole_process.environment(cache)
     process = whole_process.run(command, log=inputs.folder / "ours.log", environment=environment)
     lines = _json_lines(workdir / "metrics.jsonl")
     evaluations = []

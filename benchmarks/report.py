@@ -6,7 +6,14 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Part(NamedTuple):
+    """What a part of a benchmark found: for people, and for programs."""
+
+    table: str
+    results: Any
 
 
 def machine(torch_python: str | None = None) -> dict[str, Any]:
@@ -40,9 +47,13 @@ def heading(where: dict[str, Any]) -> str:
     return line
 
 
-def publish(folder: Path, table: str, results: dict[str, Any]) -> None:
-    """Prints a table, and leaves it in `table.md` and all that was measured in `results.json`."""
+def publish(
+    folder: Path, name: str, part: Part, *, where: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """Prints the table, and leaves it in `table.md` and all that was measured in `results.json`."""
+    table = f"{heading(where)}. {part.table}\n"
+    record = {"machine": where, "settings": settings, name: part.results}
     print(table, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(table, encoding="utf-8")
-    (folder / "results.json").write_text(json.dumps(results, default=str), encoding="utf-8")
+    (folder / "results.json").write_text(json.dumps(record, default=str), encoding="utf-8")

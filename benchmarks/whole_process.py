@@ -38,6 +38,14 @@ def run(command: Sequence[str | Path], *, log: Path, environment: Mapping[str, s
     return Measured(**measured)
 
 
+def environment(cache: Path) -> dict[str, str]:
+    """The environment in which our program keeps what it has compiled in a folder."""
+    found = {**os.environ, "PERCEPTUAL_JAX_CACHE": str(cache)}
+    for name in ("JAX_COMPILATION_CACHE_DIR", "PERCEPTUAL_JAX_COMPILATION_CACHE"):
+        found.pop(name, None)
+    return found
+
+
 def _measure(log: str, *command: str) -> dict[str, float]:
     with Path(log).open("wb") as output:
         began = time.time()
