@@ -298,5 +298,5 @@ def _what_broke(metrics: Mapping[str, Any], step: int) -> str:
     what = f"the term {', '.join(terms)}" if terms else "the gradient"
     return (
         f"{what} was not finite for {PATIENCE} steps in a row, up to step {step}: lower "
-        "--learning_rate, or the weights; the checkpoint before that is good"
+        "--learning_rate or the weights, and begin anew in another --workdir"
     )

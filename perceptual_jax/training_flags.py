@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from perceptual_jax.errors import UserError
+from perceptual_jax.errors import UserError, usage_errors
 from perceptual_jax.flags import Flags
 from perceptual_jax.io import photos, resources
 from perceptual_jax.training import Recipe
@@ -123,8 +123,16 @@ def join_processes(values: Any) -> None:
         if values.num_processes is None or values.process_id is None:
             raise UserError("--coordinator needs --num_processes and --process_id")
         jax.distributed.initialize(values.coordinator, values.num_processes, values.process_id)
+    elif values.num_processes is not None or values.process_id is not None:
+        raise UserError("--num_processes and --process_id need --coordinator")
     elif values.distributed:
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise UserError(
+                f"--distributed found no cluster ({error}): give --coordinator, --num_processes "
+                "and --process_id"
+            ) from error
 
 
 def photo_source(values: Any) -> photos.Photos:
@@ -148,8 +156,8 @@ def batches_of(settings: Mapping[str, Any], source: photos.Photos, **options: An
             f"--batch_size={size} must be a multiple of the {devices} devices times "
             f"--accumulate={settings['accumulate']}"
         )
-    return iter(
-        photos.batches(
+    with usage_errors():
+        batches = photos.batches(
             source,
             batch_size=size // processes,
             crop=settings["image_size"],
@@ -158,4 +166,4 @@ def batches_of(settings: Mapping[str, Any], source: photos.Photos, **options: An
             process_count=processes,
             **options,
         )
-    )
+    return iter(batches)

@@ -337,7 +337,7 @@ class TestNonFinite:
         assert found == list(range(1, training.PATIENCE + 1))
         message = str(caught.value)
         assert message.startswith("the term style was not finite for 20 steps in a row, up to step")
-        assert "up to step 20: lower --learning_rate" in message
+        assert "up to step 20: lower --learning_rate or the weights" in message
 
     def test_a_photo_without_loss_is_no_end(self) -> None:
         """The logarithm of 0: skipped, and the next step goes on."""

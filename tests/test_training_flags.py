@@ -1,0 +1,173 @@
+"""The flags of training: what is left open, what is made of them, and what is told."""
+
+from typing import Any
+
+import jax
+import pytest
+
+from perceptual_jax import training_flags
+from perceptual_jax.errors import UserError
+from perceptual_jax.flags import Flags
+from perceptual_jax.io import photos, resources
+
+
+def values_of(*arguments: str) -> Any:
+    flags = Flags()
+    training_flags.define(flags)
+    training_flags.define_folder(flags)
+    flags.values(["run.py", *arguments])
+    return flags.values
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("backend", "expected"),
+        [("cpu", (128, 1, 4000)), ("gpu", (256, 4, 40000)), ("tpu", (256, 4, 40000))],
+    )
+    def test_what_is_left_open_follows_from_the_device(
+        self, backend: str, expected: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """On an accelerator the paper's: 256 pixels, batches of 4, 40,000 steps."""
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        settings = training_flags.settings_of(values_of())
+        assert tuple(settings[x] for x in ("image_size", "batch_size", "steps")) == expected
+
+    @pytest.mark.parametrize("backend", ["cpu", "gpu"])
+    def test_what_is_given_stays(self, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        given = {"image_size": 64, "batch_size": 2, "steps": 7}
+        flags = [f"--{name}={value}" for name, value in given.items()]
+        assert training_flags.settings_of(values_of(*flags)).items() >= given.items()
+
+    def test_hold_every_flag_that_decides_the_result(self) -> None:
+        """And none that does not: with those a run may be gone on with as one likes."""
+        flags = Flags()
+        training_flags.define(flags)
+        deciding = {name for name in flags.values if name not in ("flagfile", "undefok")}
+        assert set(training_flags.settings_of(values_of())) == deciding
+
+
+class TestRecipe:
+    def test_is_what_the_flags_say(self) -> None:
+        values = values_of(
+            "--steps=70",
+            "--learning_rate=0.002",
+            "--schedule=constant",
+            "--warmup_steps=5",
+            "--loss_mean=linear",
+            "--average_decay=0.5",
+            "--accumulate=3",
+        )
+        recipe = training_flags.recipe_of(values, training_flags.settings_of(values))
+        assert (recipe.steps, recipe.learning_rate, recipe.schedule) == (70, 0.002, "constant")
+        assert (recipe.warmup_steps, recipe.mean, recipe.average_decay) == (5, "linear", 0.5)
+        assert (recipe.accumulate, recipe.styles_only) == (3, False)
+        settings = training_flags.settings_of(values)
+        assert training_flags.recipe_of(values, settings, styles_only=True).styles_only
+
+    def test_is_by_default_the_papers_rate_on_the_mean_of_logarithms(self) -> None:
+        values = values_of()
+        recipe = training_flags.recipe_of(values, training_flags.settings_of(values))
+        assert (recipe.learning_rate, recipe.schedule, recipe.mean) == (1e-3, "cosine", "log")
+
+
+class TestProcesses:
+    @pytest.fixture(autouse=True)
+    def joined(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        """With what JAX was told to join."""
+        found: list[Any] = []
+        monkeypatch.setattr(jax.distributed, "initialize", lambda *given: found.append(given))
+        return found
+
+    @pytest.mark.parametrize(
+        ("flags", "expected"),
+        [
+            ([], []),
+            (["--distributed"], [()]),
+            (
+                ["--coordinator=host:1234", "--num_processes=4", "--process_id=0"],
+                [("host:1234", 4, 0)],
+            ),
+        ],
+    )
+    def test_are_joined_as_asked(
+        self, flags: list[str], expected: list[Any], joined: list[Any]
+    ) -> None:
+        training_flags.join_processes(values_of(*flags))
+        assert joined == expected
+
+    @pytest.mark.parametrize("flag", ["--num_processes=2", "--process_id=0"])
+    def test_a_coordinator_needs_to_know_how_many_and_which(self, flag: str) -> None:
+        with pytest.raises(UserError, match="needs --num_processes and --process_id"):
+            training_flags.join_processes(values_of("--coordinator=host:1234", flag))
+
+    def test_no_cluster_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail() -> None:
+            raise ValueError("coordinator_address should be defined.")
+
+        monkeypatch.setattr(jax.distributed, "initialize", fail)
+        with pytest.raises(UserError, match=r"found no cluster \(coord.*give --coordinator"):
+            training_flags.join_processes(values_of("--distributed"))
+
+    @pytest.mark.parametrize("flag", ["--num_processes=2", "--process_id=1"])
+    def test_how_many_and_which_need_a_coordinator(self, flag: str) -> None:
+        """Else each of them would train alone, in one folder."""
+        with pytest.raises(UserError, match="need --coordinator"):
+            training_flags.join_processes(values_of(flag))
+
+
+class TestPhotos:
+    def test_by_default_are_the_samples_and_it_is_told(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        found = training_flags.photo_source(values_of())
+        samples = list((resources.folder("examples") / "sample_photos").glob("*.jpg"))
+        assert len(found) == len(samples) > 50
+        out = capsys.readouterr().out
+        assert out.startswith(f"Training on the {len(samples)} sample photos of examples/.")
+        assert "--data=FOLDER" in out
+        assert out.count("\n") == 1
+
+    def test_of_a_folder_nothing_is_told(self, capsys: pytest.CaptureFixture[str]) -> None:
+        folder = resources.folder("examples") / "content"
+        assert len(training_flags.photo_source(values_of(f"--data={folder}"))) == 4
+        assert capsys.readouterr().out == ""
+
+
+class TestBatches:
+    SETTINGS = {"batch_size": 12, "accumulate": 2, "image_size": 32, "seed": 3}  # noqa: RUF012
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+        """What was asked of `photos.batches`, by the third of three processes of two devices."""
+        found: dict[str, Any] = {}
+        monkeypatch.setattr(jax, "process_count", lambda: 3)
+        monkeypatch.setattr(jax, "process_index", lambda: 2)
+        monkeypatch.setattr(jax, "device_count", lambda: 6)
+        monkeypatch.setattr(photos, "batches", lambda source, **given: found.update(given) or [])
+        return found
+
+    def test_are_this_processes_share(self, asked: dict[str, Any]) -> None:
+        training_flags.batches_of(self.SETTINGS, photos.Photos(1, bytes, str), flip=False)
+        assert asked == {
+            "batch_size": 4,
+            "crop": 32,
+            "seed": 3,
+            "process_index": 2,
+            "process_count": 3,
+            "flip": False,
+        }
+
+    @pytest.mark.usefixtures("asked")
+    @pytest.mark.parametrize("batch_size", [1, 6, 15])
+    def test_fill_all_devices_evenly(self, batch_size: int) -> None:
+        settings = {**self.SETTINGS, "batch_size": batch_size}
+        with pytest.raises(
+            UserError, match=rf"--batch_size={batch_size} must be a multiple of the 6 devices times"
+        ):
+            training_flags.batches_of(settings, photos.Photos(1, bytes, str))
+
+    def test_a_seed_that_is_too_large_is_told(self) -> None:
+        settings = {**self.SETTINGS, "seed": 2**32}
+        with pytest.raises(UserError, match="eed must be an integer between 0 and"):
+            training_flags.batches_of(settings, photos.Photos(1, bytes, str))
