@@ -9,6 +9,10 @@ from types import ModuleType
 
 from absl import flags as absl_flags
 
+# Before jax is imported: jaxlib 0.10 fears, in pages for each program that it reads from the
+# compilation cache, that a machine cannot run what it compiled itself. What is fatal is still told.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 from perceptual_jax import __version__, modes
 from perceptual_jax.errors import UserError
 from perceptual_jax.flags import Flags
