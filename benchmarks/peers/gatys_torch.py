@@ -19,48 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from networks_torch import LAYOUTS, POOLINGS, VGG
 from PIL import Image
 from safetensors.numpy import load_file
 
 CONTENT_LAYER = "conv4_2"
 STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 LAYERS = {CONTENT_LAYER, *STYLE_LAYERS}
-
-POOLINGS = {"avg": F.avg_pool2d, "max": F.max_pool2d}
-LAYOUTS = {"channels_last": torch.channels_last, "channels_first": torch.contiguous_format}
-
-
-class VGG(torch.nn.Module):
-    """The convolutions of VGG-16 up to the deepest layer asked for, before their ReLUs."""
-
-    def __init__(self, weights, pooling, layout):
-        super().__init__()
-        self.pool, self.layout = POOLINGS[pooling], LAYOUTS[layout]
-        self.kernels, self.biases = torch.nn.ParameterDict(), torch.nn.ParameterDict()
-        for key in weights:
-            name, part = key.split("/")
-            if part == "kernel":
-                kernel = torch.from_numpy(weights[key]).float().permute(3, 2, 0, 1)
-                self.kernels[name] = kernel.contiguous(memory_format=self.layout)
-                self.biases[name] = torch.from_numpy(weights[f"{name}/bias"]).float()
-        self.requires_grad_(False)
-
-    def forward(self, x):
-        # The pixels themselves stay channels-first, as torch.optim.LBFGS needs them.
-        x = x.contiguous(memory_format=self.layout)
-        found = {}
-        for block, depth in enumerate((2, 2, 3, 3, 3), start=1):
-            for index in range(1, depth + 1):
-                name = f"conv{block}_{index}"
-                x = F.conv2d(x, self.kernels[name], self.biases[name], padding=1)
-                if name in LAYERS:
-                    found[name] = x
-                if len(found) == len(LAYERS):
-                    return found
-                x = F.relu(x, inplace=name not in LAYERS)
-            x = self.pool(x, 2)
-        return found
 
 
 def gram(features):
@@ -82,13 +47,13 @@ def log(evaluation, objective):
 def stylise(network, content, style, arguments):
     """The pixels after `steps` iterations of L-BFGS from the content, less the mean."""
     with torch.no_grad():
-        content_target = network(content)[CONTENT_LAYER]
-        found = network(style)
+        content_target = network(content, LAYERS)[CONTENT_LAYER]
+        found = network(style, LAYERS)
         style_targets = {name: gram(found[name]) for name in STYLE_LAYERS}
         del found
 
     def objective(pixels):
-        found = network(pixels)
+        found = network(pixels, LAYERS)
         difference = found[CONTENT_LAYER] - content_target
         total = arguments.content_weight * 0.5 * difference.square().sum()
         for name in STYLE_LAYERS:

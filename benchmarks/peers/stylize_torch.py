@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from networks_torch import LAYOUTS, StyleNetwork
 from PIL import Image
 from safetensors import safe_open
-from style_network_torch import LAYOUTS, StyleNetwork
 
 ONNX_RUNTIME = "ONNX Runtime"
 
@@ -80,7 +80,7 @@ class Server:
             array = np.load(photo).transpose(2, 0, 1)[None].copy()
             photos = torch.from_numpy(array)
             if engine == ONNX_RUNTIME:
-                network, photos = exported(self.load("channels first"), photos), array
+                network, photos = exported(self.load("channels_first"), photos), array
             else:
                 network = self.load(engine)
                 photos = photos.contiguous(memory_format=LAYOUTS[engine])
@@ -111,7 +111,7 @@ def main():
     with torch.inference_mode():
         if arguments.photo:
             photo = np.asarray(Image.open(arguments.photo).convert("RGB"), dtype=np.float32) / 255
-            network = load(arguments.network, arguments.style, "channels last")
+            network = load(arguments.network, arguments.style, "channels_last")
             picture = network(torch.from_numpy(photo).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
             Image.fromarray(np.rint(255 * picture.numpy()).astype(np.uint8)).save(arguments.output)
             return

@@ -1,13 +1,52 @@
-"""The style network of `--mode=stylize` in PyTorch, with the weights of one of our files.
+"""VGG-16 and the style network in PyTorch, with the weights of our files.
 
-Johnson et al. 2016 with instance normalisation, nearest-neighbour upsampling and reflection
-padding, as in PyTorch's example `fast_neural_style`.  Needs torch.
+The style network is that of Johnson et al. 2016 with instance normalisation, nearest-neighbour
+upsampling and reflection padding, as in PyTorch's example `fast_neural_style`.  Needs torch.
 """
 
 import torch
 import torch.nn.functional as F
 
-LAYOUTS = {"channels last": torch.channels_last, "channels first": torch.contiguous_format}
+POOLINGS = {"avg": F.avg_pool2d, "max": F.max_pool2d}
+LAYOUTS = {"channels_last": torch.channels_last, "channels_first": torch.contiguous_format}
+
+
+class VGG(torch.nn.Module):
+    """The convolutions of VGG-16.  Images are `(N, 3, H, W)` in 0..255, less the mean."""
+
+    def __init__(self, weights, pooling, layout):
+        """Takes the tensors of a file by their names, and keys of POOLINGS and LAYOUTS."""
+        super().__init__()
+        self.pool, self.layout = POOLINGS[pooling], LAYOUTS[layout]
+        self.kernels, self.biases = torch.nn.ParameterDict(), torch.nn.ParameterDict()
+        for key in weights:
+            name, part = key.split("/")
+            if part == "kernel":
+                kernel = torch.from_numpy(weights[key]).float().permute(3, 2, 0, 1)
+                self.kernels[name] = kernel.contiguous(memory_format=self.layout)
+                self.biases[name] = torch.from_numpy(weights[f"{name}/bias"]).float()
+        self.requires_grad_(False)
+
+    def forward(self, x, layers):
+        """Activations by layer, before (`conv1_1`) or after the ReLU (`relu1_1`), no deeper."""
+        # The pixels themselves stay channels-first, as torch.optim.LBFGS needs them.
+        x = x.contiguous(memory_format=self.layout)
+        found = {}
+        for block, depth in enumerate((2, 2, 3, 3, 3), start=1):
+            for index in range(1, depth + 1):
+                before, after = f"conv{block}_{index}", f"relu{block}_{index}"
+                x = F.conv2d(x, self.kernels[before], self.biases[before], padding=1)
+                if before in layers:
+                    found[before] = x
+                if len(found) == len(layers):
+                    return found
+                x = F.relu(x, inplace=before not in layers)
+                if after in layers:
+                    found[after] = x
+                if len(found) == len(layers):
+                    return found
+            x = self.pool(x, 2)
+        return found
 
 
 class StyleNetwork(torch.nn.Module):

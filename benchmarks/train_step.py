@@ -1,0 +1,176 @@
+"""Measures a step of training a style network beside PyTorch.
+
+    python benchmarks/train_step.py --torch-python=path/to/python
+
+Both train the same network from the same weights on the same photos, in turns.  Prints a Markdown
+table, and writes it with all measurements to `--output`.  README.md beside this file says what is
+measured.
+"""
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import report
+import trained
+from peer_process import Peer
+from report import Part
+from trained import ROOT
+
+from perceptual_jax import tasks, training
+from perceptual_jax.io import images, network_files, resources, weights
+from perceptual_jax.networks import StyleNetwork
+from perceptual_jax.objective import JOHNSON
+
+OURS = "perceptual_jax"
+PEER = ROOT / "benchmarks" / "peers" / "train_step_torch.py"
+
+# Adam, the plain mean and no average of the weights: what the paper trains with.
+RECIPE = training.Recipe(steps=10_000, schedule="constant", mean="linear", average_decay=0.0)
+
+# What the losses may differ by: before the first step, and after it, when rounding has grown.
+TOLERANCE, LATER_TOLERANCE = 1e-3, 3e-2
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> Part:
+    network = StyleNetwork()
+    example = np.zeros((1, 64, 64, 3), np.float32)
+    variables = jax.jit(network.init)(jax.random.key(0), example)
+    paths = trained.photos_in(resources.folder("examples") / "sample_photos")
+    squares = [trained.square(path, arguments.size) for path in paths[: arguments.batch]]
+    photos = np.rint(255 * np.stack(squares)).astype(np.uint8)
+    painting = images.read(resources.picture(arguments.style, "styles"))
+    painting = images.resize(painting, images.size_for(painting.shape[:2], arguments.style_size))
+
+    ours = our_steps(network, variables, photos, painting)
+    command = peer_command(arguments, network, variables, photos, painting, folder)
+    with contextlib.closing(Peer(command)) as peer:
+        seconds: dict[str, list[float]] = {OURS: []}
+        losses: dict[str, list[float]] = {OURS: []}
+        names = {layout: f"PyTorch, {layout}" for layout in peer.greeting}
+        for name in names.values():
+            seconds[name], losses[name] = [], []
+        for _ in range(arguments.repeat):
+            answers = {OURS: ours(arguments.steps)}
+            for layout, name in names.items():
+                answers[name] = peer.ask(layout=layout, steps=arguments.steps)
+            for name, answer in answers.items():
+                # The first one of a turn finds the machine as another program has left it.
+                seconds[name] += answer["seconds"][1:]
+                losses[name] += answer["losses"]
+    check(losses)
+
+    best = {name: min(found) for name, found in seconds.items()}
+    head = [
+        f"A step of {arguments.batch} photos of {arguments.size}x{arguments.size} pixels, best of "
+        f"{len(seconds[OURS])}, interleaved.",
+        "",
+        "| program | seconds | times ours |",
+        "|---|---|---|",
+    ]
+    rows = [f"| {name} | {found:.3f} | {found / best[OURS]:.2f} |" for name, found in best.items()]
+    return Part("\n".join(head + rows), {"seconds": seconds, "losses": losses})
+
+
+def our_steps(
+    network: StyleNetwork, variables: Any, photos: np.ndarray, painting: np.ndarray
+) -> Callable[[int], dict[str, list[float]]]:
+    """A function that goes on training for so many steps, and tells their times and losses."""
+    mesh = training.data_mesh()
+    state = training.start(variables, RECIPE, mesh)
+    constants = tasks.style_constants(JOHNSON, weights.load("vgg16"), [painting])
+    constants = training.replicated(constants, mesh)
+    batch = training.spread({"photos": photos, "index": np.arange(len(photos))}, mesh)
+    step = training.make_step(tasks.style_loss(network, JOHNSON), RECIPE)
+
+    def steps(count: int) -> dict[str, list[float]]:
+        nonlocal state
+        found: dict[str, list[float]] = {"seconds": [], "losses": []}
+        for _ in range(count):
+            began = time.perf_counter()
+            state, metrics = step(state, batch, constants)
+            jax.block_until_ready(state)
+            found["seconds"].append(time.perf_counter() - began)
+            found["losses"].append(float(metrics["total"]))
+        return found
+
+    return steps
+
+
+def peer_command(
+    arguments: argparse.Namespace,
+    network: StyleNetwork,
+    variables: Any,
+    photos: np.ndarray,
+    painting: np.ndarray,
+    folder: Path,
+) -> list[str | Path]:
+    """Of the peer, for which everything is put into files."""
+    first = network_files.TrainedNetwork(
+        network=network, variables=variables, styles=("style",), settings={}
+    )
+    network_files.save(folder / "network.safetensors", first, dtype="float32")
+    np.save(folder / "photos.npy", photos)
+    np.save(folder / "painting.npy", painting)
+    return [
+        arguments.torch_python,
+        PEER,
+        f"--vgg={resources.folder('weights') / 'vgg16.safetensors'}",
+        f"--network={folder / 'network.safetensors'}",
+        f"--photos={folder / 'photos.npy'}",
+        f"--painting={folder / 'painting.npy'}",
+        f"--learning-rate={RECIPE.learning_rate}",
+        f"--content-weight={JOHNSON.content_weight}",
+        f"--style-weight={JOHNSON.style_weight}",
+        f"--tv-weight={JOHNSON.tv_weight}",
+    ]
+
+
+def check(losses: dict[str, list[float]]) -> None:
+    """Raises unless all begin with the same loss, and their first step leads to the same."""
+    for name, found in losses.items():
+        for index, tolerance in ((0, TOLERANCE), (1, LATER_TOLERANCE)):
+            ours = losses[OURS][index]
+            if abs(found[index] / ours - 1) > tolerance:
+                raise RuntimeError(
+                    f"{name} trains something else: after {index} steps its loss is "
+                    f"{found[index]:.6g}, ours {ours:.6g}"
+                )
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--torch-python", required=True, help="a Python with torch, numpy, safetensors")
+    add("--style", default="wave", help="painting, a file or an example's name")
+    add("--style-size", type=int, default=384, help="long side of the painting, in pixels")
+    add("--size", type=int, default=256, help="side of the photos, in pixels")
+    add("--batch", type=int, default=4, help="photos in a step")
+    add("--repeat", type=int, default=4, help="turns of each program")
+    add("--steps", type=int, default=4, help="in a turn, of which the first is not counted")
+    add("--output", type=Path, default=ROOT / "benchmarks" / "results")
+    arguments = parser.parse_args(argv)
+    if arguments.steps < 2:
+        parser.error("--steps must be at least 2")
+    arguments.output = arguments.output.resolve()
+    return arguments
+
+
+def main() -> None:
+    arguments = parse(sys.argv[1:])
+    where = report.machine(arguments.torch_python)
+    with tempfile.TemporaryDirectory() as folder:
+        part = measure(arguments, Path(folder))
+    target = arguments.output / "train-step"
+    report.publish(target, "step", part, where=where, settings=vars(arguments))
+
+
+if __name__ == "__main__":
+    main()
