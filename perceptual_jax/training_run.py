@@ -68,7 +68,7 @@ def check_settings(workdir: str, settings: Mapping[str, Any]) -> dict[str, Any] 
     Raises:
       UserError: they differ from those; names every one that does.
     """
-    with Checkpoints(Path(workdir).expanduser()) as checkpoints:
+    with Checkpoints(workdir) as checkpoints:
         before = checkpoints.settings()
     if before is None:
         return None
@@ -112,8 +112,7 @@ def run(
     """
     mesh = training.data_mesh()
     first = jax.process_index() == 0
-    folder = Path(options.workdir).expanduser()
-    with Checkpoints(folder) as checkpoints, console.interruptible() as interrupts:
+    with Checkpoints(options.workdir) as checkpoints, console.interruptible() as interrupts:
         state, position = _resumed(checkpoints, variables, recipe, mesh)
         begun = int(state.step)
         if position is not None:
@@ -121,7 +120,7 @@ def run(
         record, bar = None, None
         if first:
             record = RunFolder(
-                folder, settings, plot=options.plot, resume_step=begun, tensorboard=True
+                options.workdir, settings, plot=options.plot, resume_step=begun, tensorboard=True
             )
             bar = console.ProgressBar(recipe.steps, done=begun)
 
@@ -153,6 +152,8 @@ def run(
                 if options.checkpoint_every and step % options.checkpoint_every == 0:
                     save(report.state, step)
                     saved = step
+                    if record:
+                        record.publish()
                 if record and options.preview_every and step % options.preview_every == 0:
                     preview(jax.device_get(average), record.preview_path(step))
                 if _asked_to_stop(interrupts):

@@ -1,6 +1,7 @@
 """A run folder: what was asked, what was measured, and the pictures on the way."""
 
 import json
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ class RunFolder:
     A folder that holds a run already is begun anew, since its metrics would belong to other
     settings, unless the same run goes on from `resume_step`: then what was measured up to there
     stays, and what was after it is dropped.
+
+    A folder in a bucket (`gs://...`), where files can be replaced but not added to, is kept on the
+    local disk, and put there by `publish`.
     """
 
     def __init__(
@@ -28,9 +32,19 @@ class RunFolder:
     ) -> None:
         self._plot = plot
         self._events: Any = None
-        self.folder = Path(folder).expanduser()
+        self._bucket: Any = None
+        if "://" in str(folder):
+            # Only here: it is slow to import, and of use to few.
+            from etils import epath
+
+            self._bucket = epath.Path(folder)
+            self.folder = Path(tempfile.mkdtemp(prefix="run-"))
+        else:
+            self.folder = Path(folder).expanduser()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if self._bucket and resume_step and (self._bucket / "metrics.jsonl").exists():
+                (self._bucket / "metrics.jsonl").copy(self.folder / "metrics.jsonl")
             text = json.dumps(config, indent=2, default=str)
             (self.folder / "config.json").write_text(text + "\n", encoding="utf-8")
             before = _metrics_until(self.folder / "metrics.jsonl", resume_step)
@@ -57,6 +71,16 @@ class RunFolder:
                     self._events.add_scalar(name, value, line["step"])
         self._metrics.flush()
 
+    def publish(self) -> None:
+        """Copies everything to the bucket, if the folder is in one."""
+        if not self._bucket:
+            return
+        for path in self.folder.rglob("*"):
+            if path.is_file():
+                target = self._bucket / path.relative_to(self.folder).as_posix()
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+
     def preview_path(self, step: int) -> Path:
         return self.folder / "previews" / f"{step:06d}.png"
 
@@ -67,6 +91,7 @@ class RunFolder:
             self._events.close()
         if self._plot and len(self._history) > 1:
             _plot(self._history, self.folder / "terms.png")
+        self.publish()
 
 
 def _metrics_until(path: Path, step: int) -> list[dict[str, Any]]:

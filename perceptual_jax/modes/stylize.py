@@ -422,7 +422,8 @@ def _write_sheet(values: Any, trained: TrainedNetwork, look: _Look) -> int:
             labels.append(name)
             bar.update(1, name, {})
     bar.close()
-    columns = math.ceil(math.sqrt(len(cells)))
+    root = math.ceil(math.sqrt(len(cells)))
+    columns = min((root, root + 1), key=lambda columns: -len(cells) % columns)
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     captions = [labels[start : start + columns] for start in range(0, len(cells), columns)]
     picture_sheet = sheets.sheet(rows, captions=captions)

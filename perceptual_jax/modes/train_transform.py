@@ -5,6 +5,7 @@ again with the same --workdir, a run goes on exactly where it was.
 """
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from perceptual_jax import (
     training_run,
 )
 from perceptual_jax.errors import UserError, usage_errors
-from perceptual_jax.io import images, network_files, resources, sheets, weights
+from perceptual_jax.io import images, network_files, photos, resources, sheets, weights
 
 _THUMBNAIL_SIDE = 96
 
@@ -77,7 +78,7 @@ def main(values: Any) -> int:
         training_flags.join_processes(values)
         aim = dataclasses.replace(flags.objective_of(values, objective.JOHNSON), dtype=values.dtype)
     workdir = values.workdir or f"runs/{'-'.join(Path(name).stem for name in values.style)}"
-    output = Path(values.output or Path(workdir) / "network.safetensors").expanduser()
+    output = values.output or f"{workdir}/network.safetensors"
     settings = _settings(values)
     training_run.check_settings(workdir, settings)
     with usage_errors():
@@ -226,8 +227,21 @@ def _stylised(began: _Start, variables: Any, pictures: list[np.ndarray]) -> list
     ]
 
 
+def _without_folders(settings: dict[str, Any]) -> dict[str, Any]:
+    """Files by their names: a network travels, and where things lay here concerns nobody there."""
+
+    def name(value: Any) -> Any:
+        return Path(value).name if isinstance(value, str) else value
+
+    return {
+        **settings,
+        "style": [name(style) for style in settings["style"]],
+        **{key: name(settings[key]) for key in ("data", "network", "vgg")},
+    }
+
+
 def _write(
-    output: Path,
+    output: str,
     began: _Start,
     result: training_run.Result,
     settings: dict[str, Any],
@@ -238,6 +252,15 @@ def _write(
         variables=result.variables,
         styles=began.styles,
         thumbnails=began.thumbnails,
-        settings={"program": f"perceptual_jax {__version__}", **settings},
+        settings={"program": f"perceptual_jax {__version__}", **_without_folders(settings)},
     )
-    network_files.save(output, trained, dtype=dtype)
+    if "://" not in output:
+        network_files.save(Path(output).expanduser(), trained, dtype=dtype)
+        return
+    # Only here: it is slow to import, and of use to few.
+    from etils import epath
+
+    with tempfile.TemporaryDirectory() as folder, photos.access(output):
+        file = Path(folder) / "network.safetensors"
+        network_files.save(file, trained, dtype=dtype)
+        epath.Path(output).write_bytes(file.read_bytes())
