@@ -58,29 +58,41 @@ class Result:
     exit_code: int
 
 
-def check_settings(workdir: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The settings with which the run in a folder was begun, None if there is none.
+def check_settings(workdir: str, settings: Mapping[str, Any]) -> None:
+    """Refuses to go on with a run under other settings than those that it was begun with.
 
     Args:
-      workdir: the folder.
+      workdir: its folder; nothing is made where there is none.
       settings: what would now decide the result, by the names of the flags.
 
     Raises:
       UserError: they differ from those; names every one that does.
     """
+    # Only here: importing it takes as long as starting the program.
+    from etils import epath
+
+    if not _in_any_process((epath.Path(workdir).expanduser() / "checkpoints").exists()):
+        return
     with Checkpoints(workdir) as checkpoints:
-        before = checkpoints.settings()
-    if before is None:
-        return None
+        before = checkpoints.settings() or {}
     now = json.loads(json.dumps(settings))
     changed = [name for name in now if name in before and before[name] != now[name]]
     if changed:
-        flags = ", ".join(f"--{name} was {before[name]}, now {now[name]}" for name in changed)
+        flags = ", ".join(
+            f"--{name} was {_as_given(before[name])}, now {_as_given(now[name])}"
+            for name in changed
+        )
         raise UserError(
             f"the run in {workdir} was begun with other settings ({flags}): give these again to go "
             "on with it, or another --workdir to begin anew"
         )
-    return before
+
+
+def _as_given(value: Any) -> str:
+    """The value of a flag as a person writes it."""
+    if value is None:
+        return "not given"
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def run(
@@ -156,7 +168,8 @@ def run(
                         record.publish()
                 if record and options.preview_every and step % options.preview_every == 0:
                     preview(jax.device_get(average), record.preview_path(step))
-                if _asked_to_stop(interrupts):
+                # All of them have to leave the loop at the same step.
+                if _in_any_process(bool(interrupts)):
                     break
             if step > saved:
                 save(report.state, step)
@@ -209,13 +222,13 @@ def _show(bar: console.ProgressBar, record: RunFolder, report: training.Report, 
     )
 
 
-def _asked_to_stop(interrupts: console.Interrupts) -> bool:
-    """Whether any process was asked to: all have to leave the loop at the same step."""
+def _in_any_process(condition: bool) -> bool:
+    """Whether it holds in any of the processes, which all ask at the same time."""
     if jax.process_count() == 1:
-        return bool(interrupts)
+        return condition
     from jax.experimental import multihost_utils
 
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(bool(interrupts)))))
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(condition))))
 
 
 def _exit_code(interrupts: console.Interrupts) -> int:

@@ -70,6 +70,14 @@ class TestProgressBar:
         assert " 25%|" in (shown := capsys.readouterr().err)
         assert "total 1.23e+06  content 0.00123" in shown
 
+    def test_goes_on_where_work_was_left(self, capsys: pytest.CaptureFixture[str]) -> None:
+        bar = console.ProgressBar(total_work=200.0, done=100.0)
+        bar.update(50.0, "step 15", {"total": 1.0})
+        bar.close()
+        shown = capsys.readouterr().err
+        assert " 50%|" in shown
+        assert " 75%|" in shown
+
     def test_a_file_is_not_filled_with_redrawn_lines(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:

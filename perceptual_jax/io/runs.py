@@ -47,9 +47,14 @@ class RunFolder:
                 (self._bucket / "metrics.jsonl").copy(self.folder / "metrics.jsonl")
             text = json.dumps(config, indent=2, default=str)
             (self.folder / "config.json").write_text(text + "\n", encoding="utf-8")
-            before = _metrics_until(self.folder / "metrics.jsonl", resume_step)
-            self._metrics: IO[str] = (self.folder / "metrics.jsonl").open("w", encoding="utf-8")
-            self._metrics.writelines(json.dumps(line) + "\n" for line in before)
+            metrics = self.folder / "metrics.jsonl"
+            before = _metrics_until(metrics, resume_step)
+            # Replaced as a whole: a run can be killed while it begins.
+            unfinished = metrics.with_suffix(".tmp")
+            lines = "".join(json.dumps(line) + "\n" for line in before)
+            unfinished.write_text(lines, encoding="utf-8")
+            unfinished.replace(metrics)
+            self._metrics: IO[str] = metrics.open("a", encoding="utf-8")
             if tensorboard:
                 # Only where it is wanted: importing it costs a start of the program 0.3 s.
                 from tensorboardX import SummaryWriter

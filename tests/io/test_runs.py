@@ -116,3 +116,67 @@ def test_a_file_in_its_place_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot write to --workdir=.*taken"):
         RunFolder(tmp_path / "taken", {})
     assert (tmp_path / "taken").read_text() == "a file"
+
+
+class TestGoingOn:
+    @pytest.fixture
+    def begun(self, tmp_path: Path) -> Path:
+        """A run of which five steps were measured."""
+        run = RunFolder(tmp_path, {"steps": 9})
+        run.record([line(step) for step in range(1, 6)])
+        run.close()
+        return tmp_path
+
+    def test_keeps_what_was_measured_up_to_there(self, begun: Path) -> None:
+        before = lines_in(begun)
+        run = RunFolder(begun, {"steps": 9}, resume_step=3)
+        assert lines_in(begun) == before[:3]
+        run.record([line(4, 1.0)])
+        run.close()
+        assert [(x["step"], x["total"]) for x in lines_in(begun)] == [
+            (1, 3.0),
+            (2, 3.0),
+            (3, 3.0),
+            (4, 1.0),
+        ]
+
+    def test_draws_the_whole(self, begun: Path) -> None:
+        (begun / "terms.png").unlink()
+        RunFolder(begun, {}, resume_step=5).close()
+        assert (begun / "terms.png").exists()
+
+    def test_a_line_that_a_kill_cut_off_is_left_out(self, begun: Path) -> None:
+        path = begun / "metrics.jsonl"
+        path.write_text(path.read_text()[:-20])
+        RunFolder(begun, {}, resume_step=5).close()
+        assert [x["step"] for x in lines_in(begun)] == [1, 2, 3, 4]
+
+    def test_of_a_folder_without_metrics_begins_them(self, tmp_path: Path) -> None:
+        run = RunFolder(tmp_path, {}, resume_step=3)
+        run.record([line(4)])
+        run.close()
+        assert [x["step"] for x in lines_in(tmp_path)] == [4]
+
+    def test_a_kill_while_it_begins_loses_nothing(
+        self, begun: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Old lines are in place until the new file is whole."""
+        before = lines_in(begun)
+
+        def killed(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            RunFolder(begun, {}, resume_step=3)
+        assert lines_in(begun) == before
+
+
+def test_tensorboard_has_every_term(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, {}, tensorboard=True)
+    run.record([line(1), line(2, 2.0)])
+    run.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    content = events.read_bytes()
+    for name in (b"total", b"content", b"style"):
+        assert content.count(name) == 2
