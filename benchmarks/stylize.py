@@ -8,6 +8,7 @@ beside this file says what is measured.
 
 import argparse
 import contextlib
+import itertools
 import sys
 import tempfile
 import time
@@ -109,19 +110,21 @@ def iteration_seconds(arguments: argparse.Namespace, subject: Subject, photo: np
     targets = jax.jit(objective.targets, static_argnums=0)(
         subject.aim, params, content=photo, styles=[subject.painting(arguments.style)]
     )
-    ends = [
-        time.perf_counter()
-        for _ in synthesis.run(
-            subject.aim,
-            params,
-            photo[None],
-            targets,
-            steps=DISPATCHES * synthesis.MAX_PER_DISPATCH,
-            seconds_per_report=1e9,
-        )
-    ]
-    # The first dispatch, of one evaluation, is spent compiling.
-    return float(min(np.diff(ends))) / synthesis.MAX_PER_DISPATCH
+    reports = synthesis.run(
+        subject.aim,
+        params,
+        photo[None],
+        targets,
+        steps=1 + DISPATCHES * synthesis.MAX_PER_DISPATCH,
+        seconds_per_report=1e9,
+    )
+    ends = [(found.step, time.perf_counter()) for found in reports]
+    # The first report is of the photo itself, and spent compiling; up to the second, one iteration
+    # is made to see how long it takes.
+    return min(
+        (end - began) / (after - before)
+        for (before, began), (after, end) in itertools.pairwise(ends[1:])
+    )
 
 
 def measure_process(arguments: argparse.Namespace, subject: Subject, folder: Path) -> Part:
