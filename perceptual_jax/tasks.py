@@ -60,15 +60,15 @@ def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int 
 
     Returns:
       A `Loss` of batches `{"photos": (B, H, W, 3) uint8, "index": (B,)}`, with the constants that
-      `style_constants` gives.
+      `style_constants` gives for the paintings of the styles that are not left out.
     """
 
     def loss(
         variables: Any, batch: Mapping[str, jax.Array], constants: Any
     ) -> tuple[jax.Array, Terms, Any]:
         photos = unit_range(batch["photos"])
-        styles = first_style + batch["index"] % (network.styles - first_style)
-        weights = jax.nn.one_hot(styles, network.styles)
+        turns = batch["index"] % (network.styles - first_style)
+        weights = jax.nn.one_hot(first_style + turns, network.styles)
         outputs, updated = network.apply(
             variables, photos, weights, train=True, mutable=["batch_stats"]
         )
@@ -80,7 +80,7 @@ def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int 
                 pooling=objective.pooling,
                 dtype=objective.dtype,
             ),
-            style={layer: grams[styles][None] for layer, grams in constants["grams"].items()},
+            style={layer: grams[turns][None] for layer, grams in constants["grams"].items()},
             regions={},
         )
         totals, terms = objectives.evaluate(objective, constants["vgg"], outputs, targets)
