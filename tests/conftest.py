@@ -1,6 +1,7 @@
 """Settings that hold for every test: strict promotion, two CPU devices, full precision."""
 
 import os
+from collections.abc import Iterator
 
 # Before jax is imported anywhere: tests neither use an accelerator nor the network, and the
 # compilation cache of the person who runs them stays as it is.
@@ -14,6 +15,14 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly() -> Iterator[None]:
+    """For tests that compile more than they compute: programs are hardly optimised."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from perceptual_jax import layers, networks
 from perceptual_jax.networks import StyleNetwork
 from tests import reference
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 TINY = StyleNetwork(width=2, residual_blocks=1)
 THREE_STYLES = StyleNetwork(styles=3, width=2, residual_blocks=1)
 TINY_PAPER = networks.paper_style_network().clone(width=2)

@@ -20,6 +20,8 @@ from perceptual_jax import layers, tasks, training
 from perceptual_jax.training import NonFiniteError, Recipe, Report, State
 from tests import reference
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 STYLES = 2
 # One number of each photo is larger by far, so that losses differ tenfold.
 PHOTOS = np.array([[10, 200, 30], [255, 0, 90], [70, 80, 20], [0, 140, 250]] * 4, np.uint8)

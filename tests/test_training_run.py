@@ -3,6 +3,7 @@
 What is trained is one number, towards the numbers of its photos.
 """
 
+import functools
 import json
 import shutil
 import signal
@@ -20,6 +21,8 @@ from perceptual_jax.errors import UserError
 from perceptual_jax.training import Recipe
 from perceptual_jax.training_run import Options, Result
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 STEPS = 12
 RECIPE = Recipe(steps=STEPS, learning_rate=0.1)
 SETTINGS = {"style": ["wave"], "steps": STEPS, "data": None}
@@ -32,7 +35,15 @@ def optaxs_promotion() -> Iterator[None]:
         yield
 
 
-class Batches:
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """A step of the same loss and recipe is the same program in every test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "make_step", functools.cache(training.make_step))
+        yield
+
+
+class Batches(Iterator[dict[str, np.ndarray]]):
     """Two photos of one number each, and where it is among them, as Grain's iterator has it."""
 
     def __init__(self) -> None:

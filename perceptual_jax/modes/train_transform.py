@@ -5,6 +5,7 @@ again with the same --workdir, a run goes on exactly where it was.
 """
 
 import dataclasses
+import functools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from perceptual_jax import (
     flags,
     networks,
     objective,
+    stylization,
     tasks,
     training,
     training_flags,
     training_run,
+    vgg,
 )
 from perceptual_jax.errors import UserError, usage_errors
 from perceptual_jax.io import images, network_files, photos, resources, sheets, weights
@@ -77,29 +80,29 @@ def main(values: Any) -> int:
     with usage_errors():
         training_flags.join_processes(values)
         aim = dataclasses.replace(flags.objective_of(values, objective.JOHNSON), dtype=values.dtype)
+    if not values.style:
+        raise UserError("--style is empty: give a painting")
     workdir = values.workdir or f"runs/{'-'.join(Path(name).stem for name in values.style)}"
     output = values.output or f"{workdir}/network.safetensors"
+    if Path(output).expanduser().is_dir():
+        raise UserError(f"--output={output} is a folder: give the path of a file")
     settings = _settings(values)
     training_run.check_settings(workdir, settings)
     with usage_errors():
         recipe = training_flags.recipe_of(values, settings, styles_only=values.freeze_trunk)
     paintings = [_painting(name, values.style_size) for name in values.style]
-    began = _start(values, paintings)
-    source = training_flags.photo_source(values)
+    batches = training_flags.batches_of(settings, training_flags.photo_source(values))
     params = weights.load(values.vgg)
-
-    held_out = _held_out(settings["image_size"])
-
-    def preview(variables: Any, path: Path) -> None:
-        rows = _stylised(began, variables, held_out)
-        images.write(path, sheets.sheet([held_out, *rows], row_labels=["photo", *began.styles]))
-
+    with usage_errors():
+        vgg.check_layers(params, aim.layers)
+    _check_sizes(values, aim, paintings)
+    began = _start(values, paintings, settings["image_size"])
     try:
         result = training_run.run(
             tasks.style_loss(began.network, aim, first_style=began.first_style),
             recipe,
             variables=began.variables,
-            batches=training_flags.batches_of(settings, source),
+            batches=batches,
             constants=tasks.style_constants(aim, params, paintings),
             settings=settings,
             options=training_run.Options(
@@ -108,7 +111,7 @@ def main(values: Any) -> int:
                 preview_every=values.preview_every,
                 plot=values.plot,
             ),
-            preview=preview,
+            preview=functools.partial(_preview, began, settings["image_size"]),
         )
     except training.NonFiniteError as error:
         raise UserError(str(error)) from error
@@ -140,22 +143,40 @@ def _painting(name: str, long_side: int) -> np.ndarray:
     return images.resize(painting, images.size_for(painting.shape[:2], long_side))
 
 
-def _start(values: Any, paintings: list[np.ndarray]) -> _Start:
+def _check_sizes(values: Any, aim: objective.Objective, paintings: list[np.ndarray]) -> None:
+    """VGG has to have all of its layers for a painting; for a crop of 32 pixels it has."""
+    needed = vgg.smallest_side(aim.layers)
+    for name, painting in zip(values.style, paintings, strict=True):
+        if (side := min(painting.shape[:2])) < needed:
+            raise UserError(
+                f"the short side of the painting {name} is {side} pixels, and the layers need "
+                f"{needed}: raise --style_size"
+            )
+
+
+def _check_crop(network: networks.StyleNetwork, side: int) -> None:
+    if side < (least := networks.smallest_side(network)):
+        raise UserError(f"the network needs crops of {least} pixels: raise --image_size={side}")
+
+
+def _start(values: Any, paintings: list[np.ndarray], side: int) -> _Start:
     names = tuple(Path(name).stem for name in values.style)
     if len(set(names)) < len(names):
         raise UserError(f"--style={','.join(values.style)}: two paintings have the same name")
     thumbnails = tuple(_thumbnail(painting) for painting in paintings)
     if values.network:
-        return _continued(values, names, thumbnails)
+        return _continued(values, names, thumbnails, side)
     if values.freeze_trunk:
         raise UserError("--freeze_trunk adds styles to a trained network: give it with --network")
-    if values.architecture == "paper":
-        network = networks.paper_style_network(len(names))
-    else:
-        network = networks.StyleNetwork(
-            styles=len(names), width=values.width, residual_blocks=values.residual_blocks
-        )
-    network = network.clone(dtype=values.dtype)
+    paper = values.architecture == "paper"
+    network = networks.paper_style_network() if paper else networks.StyleNetwork()
+    network = network.clone(
+        styles=len(names),
+        width=values.width,
+        residual_blocks=values.residual_blocks,
+        dtype=values.dtype,
+    )
+    _check_crop(network, side)
     with usage_errors():
         variables = _initial_variables(network, values.seed)
     return _Start(network, variables, names, thumbnails, first_style=0)
@@ -168,12 +189,15 @@ def _initial_variables(network: networks.StyleNetwork, seed: int) -> Any:
     return jax.jit(network.init)(jax.random.key(seed), example, weights)
 
 
-def _continued(values: Any, names: tuple[str, ...], thumbnails: tuple[np.ndarray, ...]) -> _Start:
+def _continued(
+    values: Any, names: tuple[str, ...], thumbnails: tuple[np.ndarray, ...], side: int
+) -> _Start:
     """A trained network, its styles trained on, or new ones added behind them."""
     trained = network_files.load(values.network)
     if not isinstance(trained.network, networks.StyleNetwork):
         raise UserError(f"--network={values.network} is not a network for style transfer")
     network = trained.network.clone(dtype=values.dtype)
+    _check_crop(network, side)
     if not values.freeze_trunk:
         if trained.styles != names:
             raise UserError(
@@ -214,17 +238,17 @@ def _held_out(side: int) -> list[np.ndarray]:
     return found
 
 
-def _stylised(began: _Start, variables: Any, pictures: list[np.ndarray]) -> list[list[np.ndarray]]:
-    """A row of all pictures for each style."""
-    apply = jax.jit(began.network.apply)
-    one_hot = np.eye(began.network.styles, dtype=np.float32)
-    return [
-        [
-            np.clip(np.asarray(apply(variables, picture[None], one_hot[style])[0]), 0.0, 1.0)
-            for picture in pictures
+def _preview(began: _Start, side: int, variables: Any, path: Path) -> None:
+    """Writes the held-out photos, and a row of them in each style."""
+    photos = _held_out(side)
+    rows: list[list[np.ndarray]] = [photos]
+    for one_hot in np.eye(began.network.styles, dtype=np.float32):
+        stylised = [
+            stylization.stylize_batch(variables, photo[None], one_hot, network=began.network)
+            for photo in photos
         ]
-        for style in range(began.network.styles)
-    ]
+        rows.append([np.asarray(batch[0]) for batch in stylised])
+    images.write(path, sheets.sheet(rows, row_labels=["photo", *began.styles]))
 
 
 def _without_folders(settings: dict[str, Any]) -> dict[str, Any]:
@@ -255,12 +279,19 @@ def _write(
         settings={"program": f"perceptual_jax {__version__}", **_without_folders(settings)},
     )
     if "://" not in output:
-        network_files.save(Path(output).expanduser(), trained, dtype=dtype)
+        try:
+            with usage_errors():
+                network_files.save(Path(output).expanduser(), trained, dtype=dtype)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {output}: {error.strerror or error}; the same command with another "
+                "--output writes it from the checkpoint"
+            ) from error
         return
     # Only here: it is slow to import, and of use to few.
     from etils import epath
 
-    with tempfile.TemporaryDirectory() as folder, photos.access(output):
+    with tempfile.TemporaryDirectory() as folder, photos.access(output), usage_errors():
         file = Path(folder) / "network.safetensors"
         network_files.save(file, trained, dtype=dtype)
         epath.Path(output).write_bytes(file.read_bytes())
