@@ -114,7 +114,7 @@ class TestTiles:
         np.testing.assert_allclose(tiled, expected, atol=1e-5)
 
     def test_of_a_photo_are_nearly_the_whole(self) -> None:
-        """With a network that is shipped: on average within two levels of 8 bits.
+        """With a network that is shipped: on average within half a level of 8 bits.
 
         It takes some seconds, but one with random weights makes of the borders of windows, where
         statistics differ, what no trained one does.
@@ -129,7 +129,7 @@ class TestTiles:
         parts = list(stylization.stylize_tiles(trained.variables, photo, tile=360, **options))
         assert len(parts) == 2
         joined = np.concatenate([part.pixels for part in parts], axis=1)
-        assert np.abs(joined - expected).mean() < 2 / 255
+        assert np.abs(joined - expected).mean() < 0.5 / 255
 
     def test_are_of_few_sizes(self) -> None:
         """Each size is compiled."""
