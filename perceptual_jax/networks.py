@@ -220,14 +220,10 @@ def enlarge(images: jax.Array, factor: int) -> jax.Array:
 def _check_enlarging(network: SuperResolutionNetwork) -> None:
     if network.factor not in (4, 8):
         raise ValueError(f"factor must be 4 or 8, got {network.factor}")
-    for name, known in (
-        ("normalization", ("none", "batch")),
-        ("upsampling", UPSAMPLINGS),
-        ("padding", ("reflect", "zeros")),
-        ("output", OUTPUTS),
-    ):
-        if getattr(network, name) not in known:
-            raise ValueError(f"{name} must be one of {known}, got {getattr(network, name)!r}")
+    _check_choice("normalization", network.normalization, ("none", "batch"))
+    _check_choice("upsampling", network.upsampling, UPSAMPLINGS)
+    _check_choice("padding", network.padding, ("reflect", "zeros"))
+    _check_choice("output", network.output, OUTPUTS)
     if network.skip and network.output != "linear":
         raise ValueError("skip=True needs output='linear'")
 
@@ -267,18 +263,19 @@ def check_images(images: Any, *, least: int) -> None:
 
 
 def _check_options(network: StyleNetwork) -> None:
-    for name, known in (
-        ("normalization", NORMALIZATIONS),
-        ("upsampling", UPSAMPLINGS),
-        ("padding", PADDINGS),
-        ("output", OUTPUTS),
-    ):
-        if getattr(network, name) not in known:
-            raise ValueError(f"{name} must be one of {known}, got {getattr(network, name)!r}")
+    _check_choice("normalization", network.normalization, NORMALIZATIONS)
+    _check_choice("upsampling", network.upsampling, UPSAMPLINGS)
+    _check_choice("padding", network.padding, PADDINGS)
+    _check_choice("output", network.output, OUTPUTS)
     if network.normalization != "instance" and network.styles != 1:
         raise ValueError("several styles need normalization='instance'")
     if network.padding == "once" and network.residual_blocks != 5:
         raise ValueError("padding='once' is for five residual blocks, as in the paper")
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {known}, got {value!r}")
 
 
 def _style_weights(weights: Any, count: int, styles: int) -> jax.Array:
