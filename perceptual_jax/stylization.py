@@ -27,7 +27,7 @@ _GRID = 4
 
 def stylize(
     variables: Any,
-    images: jax.Array,
+    images: Any,
     *,
     network: StyleNetwork | None = None,
     style_weights: Any = None,

@@ -33,14 +33,16 @@ def variables() -> Any:
 
 def whole(variables: Any, image: np.ndarray, weights: Any = (1.0, 0.0)) -> np.ndarray:
     return np.asarray(
-        stylization.stylize_batch(variables, image[None], np.float32(weights), network=NETWORK)[0]
+        stylization.stylize_batch(
+            variables, image[None], np.array(weights, np.float32), network=NETWORK
+        )[0]
     )
 
 
 def in_tiles(variables: Any, image: np.ndarray, tile: int) -> np.ndarray:
     result = np.full_like(image, np.nan)
     for part in stylization.stylize_tiles(
-        variables, image, network=NETWORK, style_weights=np.float32([1, 0]), tile=tile
+        variables, image, network=NETWORK, style_weights=np.array([1, 0], np.float32), tile=tile
     ):
         height, width = part.pixels.shape[:2]
         place = result[part.top : part.top + height, part.left : part.left + width]
@@ -54,13 +56,13 @@ class TestFunction:
         pictures = reference.random_images(2, 20, 17, 3)
         raw = NETWORK.apply(variables, pictures, jnp.array([0.3, 0.7]))
         found = stylization.stylize(
-            variables, pictures, network=NETWORK, style_weights=np.float32([0.3, 0.7])
+            variables, pictures, network=NETWORK, style_weights=np.array([0.3, 0.7], np.float32)
         )
         np.testing.assert_array_equal(found, np.clip(np.asarray(raw), 0, 1))
 
     def test_finds_the_network_by_its_variables(self, variables: Any) -> None:
         pictures = reference.random_images(1, 20, 17, 3)
-        weights = np.float32([1, 0])
+        weights = np.array([1, 0], np.float32)
         np.testing.assert_array_equal(
             stylization.stylize(variables, pictures, style_weights=weights),
             stylization.stylize(variables, pictures, network=NETWORK, style_weights=weights),
@@ -68,7 +70,7 @@ class TestFunction:
 
     def test_takes_one_image_or_batches_of_batches(self, variables: Any) -> None:
         pictures = reference.random_images(2, 1, 12, 16, 3)
-        weights = np.float32([1, 0])
+        weights = np.array([1, 0], np.float32)
         found = stylization.stylize(variables, pictures, style_weights=weights)
         one = stylization.stylize(variables, pictures[1, 0], style_weights=weights)
         assert found.shape == pictures.shape

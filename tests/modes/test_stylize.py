@@ -78,7 +78,7 @@ def expected(trained: network_files.TrainedNetwork, *weights: float) -> np.ndarr
     photo = images.read("photo.png")
     return np.asarray(
         stylization.stylize_batch(
-            trained.variables, photo[None], np.float32(weights), network=NETWORK
+            trained.variables, photo[None], np.array(weights, np.float32), network=NETWORK
         )[0]
     )
 
