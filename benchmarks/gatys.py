@@ -172,30 +172,28 @@ def _ratio(value: float, reference: float, form: str) -> str:
 PARTS = {"speed": measure_speed, "memory": measure_memory, "curves": measure_curves}
 
 
-def _integers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--torch-python", required=True, help="a Python with torch, numpy, pillow, safetensors")
-    add("--what", default="speed,memory,curves", help="parts, with commas")
+    add("--what", type=report.some_of(PARTS), default=list(PARTS), help="parts, with commas")
     add("--content", default="chelsea", help="photo, a file or an example's name")
     add("--style", default="starry_night", help="painting, a file or an example's name")
-    add("--sizes", type=_integers, default=[256], help="speed: long sides in pixels, with commas")
+    add(
+        "--sizes",
+        type=report.integers,
+        default=[256],
+        help="speed: long sides in pixels, with commas",
+    )
     add("--steps", type=int, default=100, help="speed: iterations")
     add("--repeat", type=int, default=2, help="speed: runs of each, of which the best counts")
-    add("--memory-sizes", type=_integers, default=[256, 512, 1024], help="memory: long sides")
+    add("--memory-sizes", type=report.integers, default=[256, 512, 1024], help="memory: long sides")
     add("--memory-steps", type=int, default=55, help="memory: iterations, more than ours remember")
     add("--curve-size", type=int, default=512, help="curves: long side")
     add("--our-steps", type=int, default=225, help="curves: our iterations at each scale")
     add("--peer-steps", type=int, default=500, help="curves: the peer's iterations")
     add("--output", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args(argv)
-    arguments.what = arguments.what.split(",")
-    if unknown := set(arguments.what) - set(PARTS):
-        parser.error(f"--what: there is no part {', '.join(unknown)}, only {', '.join(PARTS)}")
     arguments.output = arguments.output.resolve()
     return arguments
 

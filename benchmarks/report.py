@@ -1,10 +1,12 @@
 """What every benchmark says of the machine, and where it leaves what it found."""
 
+import argparse
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,26 @@ class Part(NamedTuple):
 
     table: str
     results: Any
+
+
+def integers(text: str) -> list[int]:
+    """The value of a flag that takes numbers with commas, for argparse."""
+    return [int(part) for part in text.split(",")]
+
+
+def some_of(parts: Iterable[str]) -> Callable[[str], list[str]]:
+    """What reads a flag that takes some of these names with commas, for argparse."""
+    known = list(parts)
+
+    def chosen(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := set(names) - set(known):
+            raise argparse.ArgumentTypeError(
+                f"there is no {', '.join(sorted(unknown))}, only {', '.join(known)}"
+            )
+        return names
+
+    return chosen
 
 
 def machine(torch_python: str | None = None) -> dict[str, Any]:

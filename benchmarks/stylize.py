@@ -185,11 +185,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--torch-python", required=True, help="a Python with torch, numpy, pillow, safetensors")
-    add("--what", default="pass,process", help="parts, with commas")
+    add("--what", type=report.some_of(PARTS), default=list(PARTS), help="parts, with commas")
     add("--network", default="styles", help="a file, or the name of a shipped network")
     add("--style", default="wave", help="one of the network's styles")
     add("--photo", default="astronaut", help="a file, or an example's name")
-    add("--sizes", default="256,512,1024", help="sides of the square picture, with commas")
+    add(
+        "--sizes",
+        type=report.integers,
+        default=[256, 512, 1024],
+        help="sides of the square picture, with commas",
+    )
     add("--repeat", type=int, default=5, help="turns of each program")
     add(
         "--calls",
@@ -200,10 +205,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--iterations", type=int, default=500, help="pass: for which the optimiser's time is told")
     add("--output", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args(argv)
-    arguments.sizes = [int(size) for size in arguments.sizes.split(",")]
-    arguments.what = arguments.what.split(",")
-    if unknown := set(arguments.what) - set(PARTS):
-        parser.error(f"--what: there is no part {', '.join(unknown)}, only {', '.join(PARTS)}")
     arguments.output = arguments.output.resolve()
     return arguments
 

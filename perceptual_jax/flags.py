@@ -17,6 +17,9 @@ from perceptual_jax.errors import UserError
 from perceptual_jax.objective import GATYS, Objective
 from perceptual_jax.synthesis import Optimizer
 
+# Ways to keep a photo's colours; what they do differs a little between modes.
+KEEP_COLORS = ("none", "luminance", "histogram")
+
 _WIDTH = 96
 
 # absl puts these into every set of flags.
@@ -223,7 +226,21 @@ def objective_settings(values: Any) -> dict[str, Any]:
     return {name: getattr(values, name) for name in names}
 
 
-def weighted_name(text: str) -> tuple[str, float]:
+def weighted_names(texts: Sequence[str]) -> list[tuple[str, float]]:
+    """The names of `--style` with their weights.
+
+    Raises:
+      UserError: there is none, or no weight above 0.
+    """
+    names = [_weighted_name(text) for text in texts]
+    if not names:
+        raise UserError("--style is empty: give a painting")
+    if not any(weight for _, weight in names):
+        raise UserError("--style: at least one weight must be above 0")
+    return names
+
+
+def _weighted_name(text: str) -> tuple[str, float]:
     """`wave:0.7` is the painting and its weight; a file may have a colon in its name."""
     name, colon, weight = text.rpartition(":")
     if not colon or Path(text).exists():

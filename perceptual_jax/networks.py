@@ -7,8 +7,7 @@ Departures from the paper, each the default and each with the paper's form as an
 normalisation for batch normalisation (Ulyanov et al. 2016), with a row of parameters for each style
 (conditional instance normalisation, Dumoulin et al. 2017); nearest-neighbour upsampling and a
 convolution for the transposed convolution, which leaves a checkerboard; reflection padding at every
-convolution; a linear output, since a tanh saturates before it has learnt (half the objective after
-the same training).
+convolution; a linear output, since a tanh saturates before it has learnt.
 """
 
 from collections.abc import Sequence
@@ -301,6 +300,16 @@ def _pixels(x: jax.Array, output: str) -> jax.Array:
     """The last layer's numbers to pixels in [0, 1], float32."""
     x = x.astype(jnp.float32)
     return 0.5 + 0.5 * jnp.tanh(x) if output == "tanh" else 0.5 + 0.25 * x
+
+
+def initial_variables(network: StyleNetwork | SuperResolutionNetwork, seed: int) -> Any:
+    """Random variables to begin a training with."""
+    side = max(64, smallest_side(network))
+    images = np.zeros((1, side, side, 3), np.float32)
+    inputs: tuple[np.ndarray, ...] = (images,)
+    if isinstance(network, StyleNetwork):
+        inputs = (images, np.ones(network.styles, np.float32))
+    return jax.jit(network.init)(jax.random.key(seed), *inputs)
 
 
 def describe(network: nn.Module) -> dict[str, Any]:

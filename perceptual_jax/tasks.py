@@ -11,19 +11,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from perceptual_jax import losses, vgg
 from perceptual_jax import objective as objectives
-from perceptual_jax import vgg
-from perceptual_jax.networks import StyleNetwork
+from perceptual_jax.networks import StyleNetwork, SuperResolutionNetwork
 from perceptual_jax.objective import Objective, Targets
 
 Terms = dict[str, jax.Array]
 Loss = Callable[[Any, Mapping[str, jax.Array], Any], tuple[jax.Array, Terms, Any]]
 
 
-def unit_range(photos: jax.Array) -> jax.Array:
+def unit_range(photos: Any) -> Any:
     """8-bit photos to float32 in [0, 1]; they travel to the device as bytes, a quarter as large."""
-    return photos.astype(jnp.float32) / 255.0
+    return photos.astype(np.float32) / np.float32(255)
 
 
 def style_constants(
@@ -73,13 +74,7 @@ def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int 
             variables, photos, weights, train=True, mutable=["batch_stats"]
         )
         targets = Targets(
-            content=vgg.features(
-                constants["vgg"],
-                photos,
-                objective.content_layers,
-                pooling=objective.pooling,
-                dtype=objective.dtype,
-            ),
+            content=_content(objective, constants["vgg"], photos),
             style={layer: grams[turns][None] for layer, grams in constants["grams"].items()},
             regions={},
         )
@@ -87,3 +82,46 @@ def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int 
         return totals, terms, updated
 
     return loss
+
+
+def superres_loss(
+    network: SuperResolutionNetwork, objective: Objective, *, pixel_weight: float
+) -> Loss:
+    """Resemble the true picture in features, in pixels, or both (Johnson et al. 2016, section 3.2).
+
+    Args:
+      network: whose variables are trained.
+      objective: what features are compared; without content layers VGG is not computed.
+      pixel_weight: of the pixel loss `||y - y_hat||^2 / (C H W)`, pixels in 0..255.
+
+    Returns:
+      A `Loss` of batches `{"photos": (B, H, W, 3) uint8, "low": (B, H / factor, W / factor, 3)
+      uint8}` with the constants `{"vgg": ...}`; an empty dict where VGG is not needed.
+    """
+
+    def loss(
+        variables: Any, batch: Mapping[str, jax.Array], constants: Any
+    ) -> tuple[jax.Array, Terms, Any]:
+        photos = unit_range(batch["photos"])
+        outputs, updated = network.apply(
+            variables, unit_range(batch["low"]), train=True, mutable=["batch_stats"]
+        )
+        total: jax.Array = jnp.zeros(len(photos))
+        terms: Terms = {}
+        if objective.layers:
+            content = _content(objective, constants["vgg"], photos)
+            targets = Targets(content=content, style={}, regions={})
+            total, terms = objectives.evaluate(objective, constants["vgg"], outputs, targets)
+        if pixel_weight:
+            pixels = losses.feature_reconstruction(255.0 * outputs, 255.0 * photos)
+            terms = {**terms, "pixel": pixel_weight * pixels}
+            total = total + terms["pixel"]
+        return total, terms, updated
+
+    return loss
+
+
+def _content(objective: Objective, params: vgg.Params, photos: jax.Array) -> dict[str, jax.Array]:
+    return vgg.features(
+        params, photos, objective.content_layers, pooling=objective.pooling, dtype=objective.dtype
+    )

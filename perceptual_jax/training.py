@@ -39,8 +39,7 @@ class Recipe:
       warmup_steps: over which the learning rate rises from 0.
       mean: what is minimised: the mean over photos of their loss, `"linear"`, as in the paper; or
         of its logarithm, `"log"`. The size of a photo's gradient varies tenfold, and the few
-        largest ones then decide the step: on one CPU, the logarithm had a fifth less of the loss
-        after the same time, and no blobs.
+        largest ones then decide the step.
       average_decay: of the exponential average of the weights, which is the result; 0 for none.
         Early on it is shorter, `(1 + step) / (10 + step)` at most.
       accumulate: parts into which a batch is cut, to be computed one after the other.

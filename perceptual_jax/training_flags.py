@@ -1,18 +1,44 @@
 """The flags that every mode which trains a network has, and what is made of them."""
 
+import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 
+from perceptual_jax import networks
 from perceptual_jax.errors import UserError, usage_errors
 from perceptual_jax.flags import Flags
 from perceptual_jax.io import photos, resources
 from perceptual_jax.training import Recipe
+from perceptual_jax.training_run import Options
 
 
-def define(flags: Flags) -> None:
+@dataclasses.dataclass(frozen=True)
+class Amount:
+    """How much a network is trained: sides of crops in pixels, photos per step, steps."""
+
+    image_size: int
+    batch_size: int
+    steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Amounts:
+    """What follows from the device where the flags are silent."""
+
+    accelerator: Amount
+    cpu: Amount
+
+    def here(self) -> Amount:
+        """That of the device that JAX has found."""
+        return self.cpu if jax.default_backend() == "cpu" else self.accelerator
+
+
+def define(flags: Flags, amounts: Amounts) -> None:
     """How the weights of a network are trained; what is left open follows from the device."""
+    accelerator, cpu = amounts.accelerator, amounts.cpu
     flags.group("Photos")
     flags.text(
         "data",
@@ -23,20 +49,22 @@ def define(flags: Flags) -> None:
     flags.integer(
         "image_size",
         None,
-        "Side of the crops that it trains on, in pixels. If not given: 256, on a CPU 128.",
+        "Side of the crops that it trains on, in pixels. If not given: "
+        f"{accelerator.image_size}, on a CPU {cpu.image_size}.",
         least=32,
     )
     flags.integer(
         "batch_size",
         None,
-        "Photos per step, over all devices of all processes. If not given: 4, on a CPU 1.",
+        "Photos per step, over all devices of all processes. If not given: "
+        f"{accelerator.batch_size}, on a CPU {cpu.batch_size}.",
         least=1,
     )
     flags.group("Training")
     flags.integer(
         "steps",
         None,
-        "Steps in all. If not given: 40000 as in the paper, on a CPU 4000, about half an hour.",
+        f"Steps in all. If not given: {accelerator.steps} as in the paper, on a CPU {cpu.steps}.",
         least=1,
     )
     flags.number("learning_rate", 1e-3, "Adam's.", least=1e-9)
@@ -81,13 +109,11 @@ def define_folder(flags: Flags) -> None:
     flags.integer("process_id", None, "Which of them this is, from 0, with --coordinator.", least=0)
 
 
-def settings_of(values: Any) -> dict[str, Any]:
+def settings_of(values: Any, amounts: Amounts) -> dict[str, Any]:
     """What the flags of `define` say, with what follows from the device where they are silent."""
-    on_cpu = jax.default_backend() == "cpu"
     chosen = {
-        "image_size": values.image_size or (128 if on_cpu else 256),
-        "batch_size": values.batch_size or (1 if on_cpu else 4),
-        "steps": values.steps or (4000 if on_cpu else 40000),
+        name: getattr(values, name) or amount
+        for name, amount in dataclasses.asdict(amounts.here()).items()
     }
     names = (
         "data",
@@ -117,6 +143,29 @@ def recipe_of(values: Any, settings: Mapping[str, Any], *, styles_only: bool = F
     )
 
 
+def places_of(values: Any, name: str) -> tuple[str, str]:
+    """The run folder, by default `runs/NAME`, and the file that the network is written to.
+
+    Raises:
+      UserError: that file is a folder.
+    """
+    workdir = values.workdir or f"runs/{name}"
+    output = values.output or f"{workdir}/network.safetensors"
+    if Path(output).expanduser().is_dir():
+        raise UserError(f"--output={output} is a folder: give the path of a file")
+    return workdir, output
+
+
+def options_of(values: Any, workdir: str) -> Options:
+    """What else is done in a run, as the flags of `define_folder` say."""
+    return Options(
+        workdir=workdir,
+        checkpoint_every=values.checkpoint_every,
+        preview_every=values.preview_every,
+        plot=values.plot,
+    )
+
+
 def join_processes(values: Any) -> None:
     """Makes this process one of several, if the flags of `define_folder` say so."""
     if values.coordinator:
@@ -133,6 +182,15 @@ def join_processes(values: Any) -> None:
                 f"--distributed found no cluster ({error}): give --coordinator, --num_processes "
                 "and --process_id"
             ) from error
+
+
+def check_crop(network: Any, settings: Mapping[str, Any]) -> None:
+    """Raises `UserError` unless the network can take pictures of the crops' size."""
+    side, factor = settings["image_size"], getattr(network, "factor", 1)
+    if side % factor:
+        raise UserError(f"--image_size={side} must be a multiple of {factor}, the factor")
+    if side < (least := factor * networks.smallest_side(network)):
+        raise UserError(f"the network needs crops of {least} pixels: raise --image_size={side}")
 
 
 def photo_source(values: Any) -> photos.Photos:

@@ -1,6 +1,7 @@
 """A training run as a person meets it: resumed, checkpointed, shown, and stopped without loss.
 
 Everything is kept in one run folder, which is also where a run goes on when it is started again.
+At the end the network is written to a file of its own.
 """
 
 import dataclasses
@@ -8,6 +9,7 @@ import json
 import logging
 import math
 import signal
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from perceptual_jax import console, training
-from perceptual_jax.errors import UserError
+from perceptual_jax import __version__, console, training
+from perceptual_jax.errors import UserError, usage_errors
+from perceptual_jax.io import network_files, storage
 from perceptual_jax.io.checkpoints import Checkpoints
+from perceptual_jax.io.network_files import TrainedNetwork
 from perceptual_jax.io.runs import RunFolder
 from perceptual_jax.tasks import Loss
 
@@ -93,6 +97,87 @@ def _as_given(value: Any) -> str:
     if value is None:
         return "not given"
     return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def run_to_file(
+    loss: Loss,
+    recipe: training.Recipe,
+    began: TrainedNetwork,
+    *,
+    output: str,
+    store: str,
+    batches: Any,
+    constants: Any,
+    options: Options,
+    preview: Callable[[Any, Path], None],
+) -> int:
+    """Trains in a run folder, from where it was left, and writes the network to a file.
+
+    Args:
+      loss: what is minimised.
+      recipe: how.
+      began: what the run begins with; its settings are those that decide the result.
+      output: the file, here or in a bucket.
+      store: dtype of the network's variables in it.
+      batches, constants, options, preview: see `run`.
+
+    Returns:
+      The exit code for the shell.
+
+    Raises:
+      UserError: the training broke down, or the folder or file cannot be written.
+    """
+    try:
+        result = run(
+            loss,
+            recipe,
+            variables=began.variables,
+            batches=batches,
+            constants=constants,
+            settings=began.settings,
+            options=options,
+            preview=preview,
+        )
+    except training.NonFiniteError as error:
+        raise UserError(str(error)) from error
+    if jax.process_index() == 0:
+        told = {"program": f"perceptual_jax {__version__}", **_without_folders(began.settings)}
+        trained = dataclasses.replace(
+            began, variables=result.variables, settings={**told, "steps": result.step}
+        )
+        _write(output, trained, store)
+        styles = f"{', '.join(began.styles)}; " if began.styles else ""
+        print(f"{output}: {styles}{result.step} of {result.steps} steps")
+        if result.step < result.steps:
+            folder = options.workdir
+            print(f"Stopped early. The same command with --workdir={folder} goes on from there.")
+    return result.exit_code
+
+
+def _without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Files by their names: a network travels, and where things lay here concerns nobody there."""
+
+    def name(value: Any) -> Any:
+        if isinstance(value, list):
+            return [name(part) for part in value]
+        return Path(value).name if isinstance(value, str) else value
+
+    return {key: name(value) for key, value in settings.items()}
+
+
+def _write(output: str, trained: TrainedNetwork, dtype: str) -> None:
+    with usage_errors(), tempfile.TemporaryDirectory() as folder:
+        remote = storage.is_remote(output)
+        file = Path(folder) / "network" if remote else Path(output).expanduser()
+        try:
+            network_files.save(file, trained, dtype=dtype)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {output}: {error.strerror or error}; the same command with another "
+                "--output writes it from the checkpoint"
+            ) from error
+        if remote:
+            storage.put(file, output)
 
 
 def run(

@@ -1,5 +1,6 @@
 """Settings that hold for every test: strict promotion, two CPU devices, full precision."""
 
+import functools
 import os
 from collections.abc import Iterator
 
@@ -23,6 +24,20 @@ def compiled_quickly() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def training_steps() -> Iterator[None]:
+    """What all tests of a module that trains need of steps.
+
+    optax's Adam adds integers to floats, and a step of the same loss and recipe is the same program
+    in every test.
+    """
+    from perceptual_jax import training
+
+    with jax.numpy_dtype_promotion("standard"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "make_step", functools.cache(training.make_step))
+        yield
 
 
 @pytest.fixture

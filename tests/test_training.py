@@ -20,28 +20,13 @@ from perceptual_jax import layers, tasks, training
 from perceptual_jax.training import NonFiniteError, Recipe, Report, State
 from tests import reference
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "training_steps")
 
 STYLES = 2
 # One number of each photo is larger by far, so that losses differ tenfold.
 PHOTOS = np.array([[10, 200, 30], [255, 0, 90], [70, 80, 20], [0, 140, 250]] * 4, np.uint8)
 CONSTANTS = {"target": np.array([0.5, -3.0, 1.0], np.float32), "style": np.float32(1.0)}
 RECIPE = Recipe(steps=6, learning_rate=0.1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def optaxs_promotion() -> Iterator[None]:
-    """optax's Adam adds integers to floats."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once() -> Iterator[None]:
-    """A step of the same loss and recipe is the same program in every test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_step", functools.cache(training.make_step))
-        yield
 
 
 def variables() -> dict[str, Any]:

@@ -9,11 +9,14 @@ from perceptual_jax import training_flags
 from perceptual_jax.errors import UserError
 from perceptual_jax.flags import Flags
 from perceptual_jax.io import photos, resources
+from perceptual_jax.training_flags import Amount, Amounts
+
+AMOUNTS = Amounts(accelerator=Amount(256, 4, 40000), cpu=Amount(128, 1, 4000))
 
 
 def values_of(*arguments: str) -> Any:
     flags = Flags()
-    training_flags.define(flags)
+    training_flags.define(flags, AMOUNTS)
     training_flags.define_folder(flags)
     flags.values(["run.py", *arguments])
     return flags.values
@@ -27,9 +30,8 @@ class TestSettings:
     def test_what_is_left_open_follows_from_the_device(
         self, backend: str, expected: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """On an accelerator the paper's: 256 pixels, batches of 4, 40,000 steps."""
         monkeypatch.setattr(jax, "default_backend", lambda: backend)
-        settings = training_flags.settings_of(values_of())
+        settings = training_flags.settings_of(values_of(), AMOUNTS)
         assert tuple(settings[x] for x in ("image_size", "batch_size", "steps")) == expected
 
     @pytest.mark.parametrize("backend", ["cpu", "gpu"])
@@ -37,14 +39,14 @@ class TestSettings:
         monkeypatch.setattr(jax, "default_backend", lambda: backend)
         given = {"image_size": 64, "batch_size": 2, "steps": 7}
         flags = [f"--{name}={value}" for name, value in given.items()]
-        assert training_flags.settings_of(values_of(*flags)).items() >= given.items()
+        assert training_flags.settings_of(values_of(*flags), AMOUNTS).items() >= given.items()
 
     def test_hold_every_flag_that_decides_the_result(self) -> None:
         """And none that does not: with those a run may be gone on with as one likes."""
         flags = Flags()
-        training_flags.define(flags)
+        training_flags.define(flags, AMOUNTS)
         deciding = {name for name in flags.values if name not in ("flagfile", "undefok")}
-        assert set(training_flags.settings_of(values_of())) == deciding
+        assert set(training_flags.settings_of(values_of(), AMOUNTS)) == deciding
 
 
 class TestRecipe:
@@ -58,16 +60,16 @@ class TestRecipe:
             "--average_decay=0.5",
             "--accumulate=3",
         )
-        recipe = training_flags.recipe_of(values, training_flags.settings_of(values))
+        recipe = training_flags.recipe_of(values, training_flags.settings_of(values, AMOUNTS))
         assert (recipe.steps, recipe.learning_rate, recipe.schedule) == (70, 0.002, "constant")
         assert (recipe.warmup_steps, recipe.mean, recipe.average_decay) == (5, "linear", 0.5)
         assert (recipe.accumulate, recipe.styles_only) == (3, False)
-        settings = training_flags.settings_of(values)
+        settings = training_flags.settings_of(values, AMOUNTS)
         assert training_flags.recipe_of(values, settings, styles_only=True).styles_only
 
     def test_is_by_default_the_papers_rate_on_the_mean_of_logarithms(self) -> None:
         values = values_of()
-        recipe = training_flags.recipe_of(values, training_flags.settings_of(values))
+        recipe = training_flags.recipe_of(values, training_flags.settings_of(values, AMOUNTS))
         assert (recipe.learning_rate, recipe.schedule, recipe.mean) == (1e-3, "cosine", "log")
 
 

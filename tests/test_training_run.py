@@ -3,7 +3,6 @@
 What is trained is one number, towards the numbers of its photos.
 """
 
-import functools
 import json
 import shutil
 import signal
@@ -11,36 +10,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perceptual_jax import console, training, training_run
+from perceptual_jax import training, training_run
 from perceptual_jax.errors import UserError
 from perceptual_jax.training import Recipe
 from perceptual_jax.training_run import Options, Result
+from tests.signals import stop_after
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "training_steps")
 
 STEPS = 12
 RECIPE = Recipe(steps=STEPS, learning_rate=0.1)
 SETTINGS = {"style": ["wave"], "steps": STEPS, "data": None}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def optaxs_promotion() -> Iterator[None]:
-    """optax's Adam adds integers to floats."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once() -> Iterator[None]:
-    """A step of the same loss and recipe is the same program in every test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_step", functools.cache(training.make_step))
-        yield
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
@@ -83,18 +67,6 @@ def run(folder: Path, *, constant: float = 1.0, previews: Any = None, **options:
         options=Options(workdir=str(folder), **options),
         preview=preview,
     )
-
-
-def stop_after(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal comes while the report of a step, at the earliest this one, is shown."""
-    update = console.ProgressBar.update
-
-    def interrupt(bar: Any, work: float, description: str, terms: Any) -> None:
-        update(bar, work, description, terms)
-        if int(description.removeprefix("step ")) >= step:
-            signal.raise_signal(number)
-
-    monkeypatch.setattr(console.ProgressBar, "update", interrupt)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -71,6 +71,12 @@ class Picture:
     alpha: np.ndarray | None
     """(H, W) float32 in [0, 1], 1 where opaque; None if all of the file is opaque."""
 
+    def fit(self, long_side: int) -> "Picture":
+        """Colours and alpha through `fit`."""
+        return Picture(
+            fit(self.rgb, long_side), None if self.alpha is None else fit(self.alpha, long_side)
+        )
+
 
 def read(path: str | Path) -> np.ndarray:
     """The colours of a picture, (H, W, 3) float32 in [0, 1]: `read_picture(path).rgb`."""
@@ -109,7 +115,14 @@ def read_mask(path: str | Path) -> np.ndarray:
     return mask if alpha is None else mask * alpha
 
 
-def read_photo(content: bytes, name: str, *, short_side: int, enlarge: bool = True) -> np.ndarray:
+def read_photo(
+    content: bytes,
+    name: str,
+    *,
+    short_side: int,
+    enlarge: bool = True,
+    least: int = MIN_PHOTO_SIDE,
+) -> np.ndarray:
     """Reads a photo to train on at the size that is needed, (H, W, 3) uint8, sRGB, over white.
 
     The same files are understood as by `read_picture`, faster: a JPEG much too large is decoded at
@@ -121,10 +134,11 @@ def read_photo(content: bytes, name: str, *, short_side: int, enlarge: bool = Tr
       name: what errors call it.
       short_side: of the result, in pixels; the long side follows from the aspect.
       enlarge: whether a smaller photo is enlarged to it or stays as it is.
+      least: pixels that its sides have to have.
 
     Raises:
-      UserError: as in `read_picture`; or a side is shorter than `MIN_PHOTO_SIDE`, or the sides
-        differ by more than a factor of `MAX_PHOTO_ASPECT`.
+      UserError: as in `read_picture`; or a side is shorter than `least`, or the sides differ by
+        more than a factor of `MAX_PHOTO_ASPECT`.
       ValueError: `short_side` is less than 1.
     """
     if short_side < 1:
@@ -134,7 +148,7 @@ def read_photo(content: bytes, name: str, *, short_side: int, enlarge: bool = Tr
     file = io.BytesIO(content)
     with _told_as_user_error(name), Image.open(file, formats=READABLE_FORMATS) as opened:
         _check_pixels(opened)
-        if min(opened.size) < MIN_PHOTO_SIDE:
+        if min(opened.size) < least:
             raise UserError(f"{name} is too small, {opened.width}x{opened.height}: leave it out")
         if max(opened.size) > MAX_PHOTO_ASPECT * min(opened.size):
             raise UserError(f"{name} is a strip, {opened.width}x{opened.height}: cut it to a photo")
@@ -154,7 +168,7 @@ def read_photo(content: bytes, name: str, *, short_side: int, enlarge: bool = Tr
         rgb = _over_white(*_colour_and_alpha(image, name))
     if rgb.shape[:2] != (height, width):
         rgb = resize(rgb, (height, width))
-    return np.rint(rgb * 255.0).astype(np.uint8)
+    return eight_bits(rgb)
 
 
 def encode_jpeg(photo: np.ndarray, *, quality: int) -> bytes:
@@ -221,6 +235,17 @@ def resize(image: np.ndarray, height_width: tuple[int, int]) -> np.ndarray:
     return np.clip(result, 0.0, 1.0)
 
 
+def fit(image: np.ndarray, long_side: int) -> np.ndarray:
+    """`resize` to the `size_for` a long side: the same aspect."""
+    height, width = image.shape[:2]
+    return resize(image, size_for((height, width), long_side))
+
+
+def eight_bits(image: np.ndarray) -> np.ndarray:
+    """Floats to the nearest of 256 levels, uint8; what lies outside of [0, 1] is clipped."""
+    return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
 def write(
     path: str | Path,
     image: np.ndarray,
@@ -267,7 +292,7 @@ def write(
         else:
             image = _over_white(image, alpha)
 
-    pixels = Image.fromarray(np.rint(image * 255.0).astype(np.uint8))
+    pixels = Image.fromarray(eight_bits(image))
     options = _encoder_options(format_name, quality) | _metadata(format_name, settings)
     encoded = io.BytesIO()
     try:

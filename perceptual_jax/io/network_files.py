@@ -14,19 +14,18 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from perceptual_jax import networks
 from perceptual_jax.errors import UserError
 from perceptual_jax.io import foreign_networks, resources, statedict, tensorfile, torchfile
-from perceptual_jax.networks import StyleNetwork
+from perceptual_jax.networks import StyleNetwork, SuperResolutionNetwork
 
 FORMAT = "perceptual_jax.network"
 VERSION = "1"
 
-KINDS: dict[str, type[nn.Module]] = {"style": StyleNetwork}
+KINDS: dict[str, type[nn.Module]] = {"style": StyleNetwork, "superres": SuperResolutionNetwork}
 
 # Enough to recognise a painting by, in 49 kB at most, where a network of one style has 3.4 MB.
 LARGEST_THUMBNAIL = 128
@@ -46,7 +45,7 @@ class TrainedNetwork:
       settings: how it was trained, as JSON can say it.
     """
 
-    network: nn.Module
+    network: Any
     variables: dict[str, Any]
     styles: tuple[str, ...]
     thumbnails: tuple[np.ndarray, ...] = ()
@@ -241,16 +240,11 @@ def _problems(
     return problems
 
 
-def _leaf_shapes(network: nn.Module) -> statedict.Shapes:
+def _leaf_shapes(network: Any) -> statedict.Shapes:
     """Name (`params/conv1/kernel`) and shape of each leaf of a network's variables."""
 
-    def initial() -> Any:
-        images = jnp.zeros((1, 64, 64, 3))
-        if isinstance(network, StyleNetwork):
-            return network.init(jax.random.key(0), images, jnp.zeros(network.styles))
-        return network.init(jax.random.key(0), images)
-
-    leaves = traverse_util.flatten_dict(jax.eval_shape(initial), sep="/")
+    shapes = jax.eval_shape(lambda: networks.initial_variables(network, seed=0))
+    leaves = traverse_util.flatten_dict(shapes, sep="/")
     return {name: leaf.shape for name, leaf in leaves.items()}
 
 

@@ -6,19 +6,18 @@ processes and threads makes the same batches.
 """
 
 import collections
-import contextlib
 import itertools
 import logging
 import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from perceptual_jax.errors import UserError
-from perceptual_jax.io import images, resources
+from perceptual_jax.io import images, resources, storage
 
 if TYPE_CHECKING:
     import grain
@@ -74,8 +73,8 @@ class Photos:
         """What was wrong with each photo that `read_or_next` has replaced so far, by name."""
         return {self._name(index): reason for index, reason in sorted(self._skipped.items())}
 
-    def read(self, index: int, *, short_side: int, enlarge: bool = True) -> np.ndarray:
-        """The pixels of a photo, (H, W, 3) uint8, see `images.read_photo`.
+    def read(self, index: int, *, short_side: int, **options: Any) -> np.ndarray:
+        """The pixels of a photo, (H, W, 3) uint8; options are those of `images.read_photo`.
 
         Raises:
           UserError: it cannot be used, whatever the reason.
@@ -88,9 +87,9 @@ class Photos:
         except Exception as error:
             # Each kind of storage has errors of its own.
             raise UserError(f"{name} cannot be read ({error}): check what holds it") from error
-        return images.read_photo(content, name, short_side=short_side, enlarge=enlarge)
+        return images.read_photo(content, name, short_side=short_side, **options)
 
-    def read_or_next(self, index: int, *, short_side: int) -> np.ndarray:
+    def read_or_next(self, index: int, *, short_side: int, **options: Any) -> np.ndarray:
         """The pixels of a photo, or of the next that can be used, around the end.
 
         So a bad photo does not end days of training, and which one takes its place does not depend
@@ -103,7 +102,7 @@ class Photos:
             if candidate in self._skipped:
                 continue
             try:
-                return self.read(candidate, short_side=short_side)
+                return self.read(candidate, short_side=short_side, **options)
             except UserError as error:
                 self._skip(candidate, str(error))
         raise UserError(f"none of the {self._count} photos can be used: {self._skipped[index]}")
@@ -150,6 +149,7 @@ def batches(
     batch_size: int,
     crop: int,
     seed: int,
+    short_side: int | None = None,
     flip: bool = True,
     transform: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None,
     process_index: int = 0,
@@ -159,8 +159,8 @@ def batches(
 ) -> "grain.IterDataset[dict[str, np.ndarray]]":
     """Endless batches of cropped photos, all photos once per epoch in an order of its own.
 
-    A photo's short side is resized to `SHORT_SIDE_PER_CROP` times the crop; a random square of it
-    is cut out, and mirrored with a probability of one half.
+    A photo's short side is resized, a random square of it is cut out, and mirrored with a
+    probability of one half.
 
     With P processes of batch size B, the examples of batch b of process p are those numbered from
     (b P + p) B: batch b of all processes, one after the other, is batch b of one process with a
@@ -171,6 +171,8 @@ def batches(
       batch_size: examples in a batch of this process.
       crop: side of the square that is cut out, in pixels.
       seed: 0 to 2^32 - 1, of the order, the crops and the flips.
+      short_side: to which larger photos are reduced; none is enlarged, and those smaller than the
+        crop are skipped. By default all photos are resized to `SHORT_SIDE_PER_CROP` times the crop.
       flip: whether to mirror half of the examples.
       transform: makes more entries of an example from its photo, (crop, crop, 3) uint8.
       process_index: which of the processes this is.
@@ -194,11 +196,16 @@ def batches(
         raise ValueError(f"sizes must be at least 1, got {batch_size=} and {crop=}")
     if not 0 <= process_index < process_count:
         raise ValueError(f"there is no process {process_index} of {process_count}")
-    short_side = round(SHORT_SIDE_PER_CROP * crop)
+    if short_side is None:
+        reading: dict[str, Any] = {"short_side": round(SHORT_SIDE_PER_CROP * crop)}
+    elif short_side < crop:
+        raise ValueError(f"crops of {crop} pixels do not fit into photos of {short_side=}")
+    else:
+        reading = {"short_side": short_side, "enlarge": False, "least": crop}
 
     def example(number: int, index: int) -> dict[str, np.ndarray]:
         random = np.random.default_rng((seed, number))
-        photo = _cropped(source.read_or_next(index, short_side=short_side), crop, random, flip=flip)
+        photo = _cropped(source.read_or_next(index, **reading), crop, random, flip=flip)
         entries = {"photos": photo, "index": np.asarray(number, np.int64)}
         return entries | transform(photo) if transform else entries
 
@@ -232,7 +239,7 @@ def _cropped(
 
 def _found(place: str) -> list["epath.Path"]:
     """The paths of photos or shards at one place, see `source`."""
-    with access(place):
+    with storage.access(place):
         from etils import epath
 
         path = epath.Path(place).expanduser()
@@ -270,7 +277,7 @@ def _searched(folder: "epath.Path") -> Iterator["epath.Path"]:
 def _listed(file: "epath.Path") -> list["epath.Path"]:
     lines = [line.strip() for line in file.read_text().splitlines()]
     names = [line for line in lines if line and not line.startswith("#")]
-    return [type(file)(name) if "://" in name else file.parent / name for name in names]
+    return [type(file)(name) if storage.is_remote(name) else file.parent / name for name in names]
 
 
 def _is_ours(path: "epath.Path") -> bool:
@@ -297,26 +304,10 @@ def _check_all_shards(paths: Sequence["epath.Path"]) -> None:
 
 
 def _in_shards(paths: Sequence[str]) -> Photos:
-    with access(paths[0]):
+    with storage.access(paths[0]):
         import grain
 
         records = grain.sources.ArrayRecordDataSource(paths)
     if len(records) == 0:
         raise UserError(f"there are no photos in {paths[0]}: make it again")
     return Photos(len(records), records.__getitem__, lambda i: f"photo {i} of {paths[0]}")
-
-
-@contextlib.contextmanager
-def access(place: str) -> Iterator[None]:
-    """Within it, whatever storage raises becomes a `UserError` about this place."""
-    try:
-        yield
-    except UserError:
-        raise
-    except ImportError as error:
-        raise UserError(f"cannot open {place}: {error} (pip install gcsfs for gs://)") from error
-    except Exception as error:
-        # Each kind of storage has errors of its own.
-        raise UserError(
-            f"cannot open {place} ({error}): check the path, and your rights to it"
-        ) from error

@@ -1,6 +1,7 @@
 """A run folder: what was asked, what was measured, and the pictures on the way."""
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from perceptual_jax.errors import UserError
+from perceptual_jax.io import storage
 
 
 class RunFolder:
@@ -32,19 +34,15 @@ class RunFolder:
     ) -> None:
         self._plot = plot
         self._events: Any = None
-        self._bucket: Any = None
-        if "://" in str(folder):
-            # Only here: it is slow to import, and of use to few.
-            from etils import epath
-
-            self._bucket = epath.Path(folder)
+        self._bucket = str(folder).rstrip("/") if storage.is_remote(folder) else None
+        if self._bucket:
             self.folder = Path(tempfile.mkdtemp(prefix="run-"))
         else:
             self.folder = Path(folder).expanduser()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if self._bucket and resume_step and (self._bucket / "metrics.jsonl").exists():
-                (self._bucket / "metrics.jsonl").copy(self.folder / "metrics.jsonl")
+            if self._bucket and resume_step:
+                storage.get(f"{self._bucket}/metrics.jsonl", self.folder / "metrics.jsonl")
             text = json.dumps(config, indent=2, default=str)
             (self.folder / "config.json").write_text(text + "\n", encoding="utf-8")
             metrics = self.folder / "metrics.jsonl"
@@ -70,7 +68,7 @@ class RunFolder:
         """Adds lines to `metrics.jsonl`, each with the time of day; flushed, so none is lost."""
         for line in metrics:
             self._history.append(dict(line))
-            self._metrics.write(json.dumps({**line, "time": round(time.time(), 3)}) + "\n")
+            self._metrics.write(json.dumps({**_strict(line), "time": round(time.time(), 3)}) + "\n")
             if self._events:
                 for name, value in {"total": line["total"], **line["terms"]}.items():
                     self._events.add_scalar(name, value, line["step"])
@@ -82,9 +80,7 @@ class RunFolder:
             return
         for path in self.folder.rglob("*"):
             if path.is_file():
-                target = self._bucket / path.relative_to(self.folder).as_posix()
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(path.read_bytes())
+                storage.put(path, f"{self._bucket}/{path.relative_to(self.folder).as_posix()}")
 
     def preview_path(self, step: int) -> Path:
         return self.folder / "previews" / f"{step:06d}.png"
@@ -97,6 +93,18 @@ class RunFolder:
         if self._plot and len(self._history) > 1:
             _plot(self._history, self.folder / "terms.png")
         self.publish()
+
+
+def _strict(line: Mapping[str, Any]) -> dict[str, Any]:
+    """With null for what is not finite: JSON has no word for it, and strict readers stop at NaN."""
+    return {
+        name: _strict(value)
+        if isinstance(value, Mapping)
+        else None
+        if isinstance(value, float) and not math.isfinite(value)
+        else value
+        for name, value in line.items()
+    }
 
 
 def _metrics_until(path: Path, step: int) -> list[dict[str, Any]]:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from perceptual_jax.io import images
+
 _GAP = 6
 
 
@@ -60,7 +62,7 @@ def sheet(
         for column, cell in enumerate(row):
             if cell is not None:
                 x = left + _GAP + column * (width + _GAP)
-                pixels = np.rint(np.clip(cell, 0.0, 1.0) * 255).astype(np.uint8)
+                pixels = images.eight_bits(cell)
                 corner = ((width - cell.shape[1]) // 2, (height - cell.shape[0]) // 2)
                 canvas.paste(Image.fromarray(pixels), (x + corner[0], y + corner[1]))
                 if captions:

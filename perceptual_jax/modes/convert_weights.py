@@ -45,7 +45,7 @@ def main(values: Any) -> None:
     if values.normalize:
         photos = _photos(Path(values.normalize).expanduser())
         sized = (
-            images.resize(photo, images.size_for(photo.shape[:2], values.image_size))
+            images.fit(photo, values.image_size)
             for photo in map(images.read, tqdm.tqdm(photos, unit="photo"))
         )
         params = vgg.normalize_filters(params, sized, pooling=values.pooling)

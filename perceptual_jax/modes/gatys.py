@@ -15,10 +15,8 @@ import numpy as np
 
 from perceptual_jax import __version__, color, console, flags, memory, synthesis, vgg
 from perceptual_jax.errors import UserError, usage_errors
-from perceptual_jax.io import images, resources, runs, weights
+from perceptual_jax.io import images, regions, resources, runs, weights
 from perceptual_jax.objective import Objective
-
-KEEP_COLORS = ("none", "luminance", "histogram")
 
 
 def define_flags(define: flags.Flags) -> None:
@@ -35,7 +33,7 @@ def define_flags(define: flags.Flags) -> None:
     define.choice(
         "keep_colors",
         "none",
-        KEEP_COLORS,
+        flags.KEEP_COLORS,
         "Keep the photo's colours: luminance transfers style in luminance alone; histogram gives "
         "the painting the photo's colours before.",
     )
@@ -159,22 +157,19 @@ def _preview_path(output: Path, folder: runs.RunFolder | None, done: int) -> Pat
 
 
 def _read_inputs(values: Any) -> Inputs:
-    photo = images.read_picture(resources.picture(values.content, "content"))
-    size = images.size_for(photo.rgb.shape[:2], values.image_size)
-    names = [flags.weighted_name(text) for text in values.style]
-    if not names:
-        raise UserError("--style is empty: give a painting")
-    if not any(weight for _, weight in names):
-        raise UserError("--style: at least one weight must be above 0")
+    picture = images.read_picture(resources.picture(values.content, "content"))
+    photo = picture.fit(values.image_size)
+    names = flags.weighted_names(values.style)
     style_side = max(1, round(values.image_size * values.style_scale))
-    styles: list[np.ndarray] = []
-    for name, _ in names:
-        painting = images.read(resources.picture(name, "styles"))
-        styles.append(images.resize(painting, images.size_for(painting.shape[:2], style_side)))
-    content_masks, style_masks = _read_masks(values, size, [style.shape[:2] for style in styles])
+    styles = [
+        images.fit(images.read(resources.picture(name, "styles")), style_side) for name, _ in names
+    ]
+    content_masks, style_masks = _read_masks(
+        values, photo.rgb.shape[:2], [style.shape[:2] for style in styles]
+    )
     return Inputs(
-        content=images.resize(photo.rgb, size),
-        alpha=None if photo.alpha is None else images.resize(photo.alpha, size),
+        content=photo.rgb,
+        alpha=photo.alpha,
         styles=styles,
         style_weights=[weight for _, weight in names],
         content_masks=content_masks,
@@ -183,14 +178,8 @@ def _read_inputs(values: Any) -> Inputs:
 
 
 def _read_masks(
-    values: Any, size: tuple[int, int], style_sizes: list[Any]
+    values: Any, size: Any, style_sizes: list[Any]
 ) -> tuple[list[np.ndarray] | None, list[np.ndarray] | None]:
-    def read(path: str, size: tuple[int, int]) -> np.ndarray:
-        mask = images.resize(images.read_mask(path), size)
-        if mask.max() < 0.5:
-            raise UserError(f"the mask {path} is black: nothing of the picture is in its region")
-        return mask
-
     style_masks = None
     if values.style_mask:
         if len(values.style_mask) != len(style_sizes):
@@ -199,19 +188,13 @@ def _read_masks(
                 f"got {len(values.style_mask)}"
             )
         style_masks = [
-            read(path, shape) for path, shape in zip(values.style_mask, style_sizes, strict=True)
+            regions.read(path, shape)
+            for path, shape in zip(values.style_mask, style_sizes, strict=True)
         ]
     if not values.content_mask:
         return None, style_masks
-    masks = [read(path, size) for path in values.content_mask]
-    if len(masks) == len(style_sizes) - 1:
-        masks.append(np.clip(np.float32(1) - np.sum(masks, axis=0), 0.0, 1.0))
-    if len(masks) != len(style_sizes):
-        raise UserError(
-            f"--content_mask needs a mask for each of {len(style_sizes)} paintings, or one fewer, "
-            f"got {len(values.content_mask)}"
-        )
-    return masks, style_masks
+    regions.check_count(values.content_mask, len(style_sizes), of="paintings")
+    return regions.read_all(values.content_mask, len(style_sizes), size), style_masks
 
 
 def _check_sizes(

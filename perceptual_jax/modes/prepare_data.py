@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from perceptual_jax import console, flags
 from perceptual_jax.errors import UserError
-from perceptual_jax.io import images, photos
+from perceptual_jax.io import images, photos, storage
 
 if TYPE_CHECKING:
     from etils import epath
@@ -111,7 +111,7 @@ def _jpeg(source: photos.Photos, index: int, short_side: int, quality: int) -> b
 
 
 def _new_folder(place: str) -> "epath.Path":
-    with photos.access(place):
+    with storage.access(place):
         from etils import epath
 
         folder = epath.Path(place).expanduser()
@@ -124,8 +124,8 @@ def _new_folder(place: str) -> "epath.Path":
 @contextlib.contextmanager
 def _staging(output: "epath.Path") -> Iterator[Path]:
     """A folder for unfinished shards: where renaming takes them to `output`, or on this machine."""
-    parent = None if _is_remote(output) else os.fspath(output)
-    with photos.access(os.fspath(output)):
+    parent = None if storage.is_remote(output) else os.fspath(output)
+    with storage.access(os.fspath(output)):
         folder = tempfile.TemporaryDirectory(prefix=".prepare_data-", dir=parent)
     with folder as path:
         yield Path(path)
@@ -156,16 +156,9 @@ def _write_shards(jpegs: Iterator[bytes], folder: Path, photos_per_shard: int) -
 
 def _publish(shards: list[Path], output: "epath.Path") -> None:
     """All at once, when the last is finished; their names say how many belong together."""
-    from etils import epath
-
     for number, shard in enumerate(shards):
         name = f"photos-{number:05d}-of-{len(shards):05d}{photos.SHARD_SUFFIXES[0]}"
-        if _is_remote(output):
-            with photos.access(os.fspath(output)):
-                epath.Path(shard).copy(output / name)
+        if storage.is_remote(output):
+            storage.put(shard, os.fspath(output / name))
         else:
             shard.replace(output / name)
-
-
-def _is_remote(path: "epath.Path") -> bool:
-    return "://" in os.fspath(path)

@@ -88,10 +88,10 @@ def main(values: Any) -> int:
         optimizer = flags.optimizer_of(values)
     output = Path(values.output or f"figure{values.figure}.png").expanduser()
     images.check_writable(output)
-    photo = images.read(resources.picture(values.content, "content"))
-    photo = images.resize(photo, images.size_for(photo.shape[:2], values.image_size))
-    painting = images.read(resources.picture(values.style, "styles"))
-    painting = images.resize(painting, images.size_for(painting.shape[:2], values.image_size))
+    photo, painting = (
+        images.fit(images.read(resources.picture(name, kind)), values.image_size)
+        for name, kind in ((values.content, "content"), (values.style, "styles"))
+    )
     figure = (figure1 if values.figure == "1" else figure3)(values.pooling)
     params = synthesis.prepared(weights.load(values.vgg))
     count, size = len(figure.term_weights), photo.shape[:2]

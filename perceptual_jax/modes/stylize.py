@@ -19,11 +19,9 @@ import numpy as np
 
 from perceptual_jax import __version__, color, console, flags, stylization
 from perceptual_jax.errors import UserError, usage_errors
-from perceptual_jax.io import images, network_files, resources, sheets
+from perceptual_jax.io import images, network_files, regions, resources, sheets
 from perceptual_jax.io.network_files import TrainedNetwork
 from perceptual_jax.networks import StyleNetwork
-
-KEEP_COLORS = ("none", "luminance", "histogram")
 
 _PIPE = "-"
 _SHEET_SIDE = 320
@@ -67,15 +65,15 @@ def define_flags(define: flags.Flags) -> None:
     define.choice(
         "keep_colors",
         "none",
-        KEEP_COLORS,
+        flags.KEEP_COLORS,
         "Keep the photo's colours: luminance takes the style's light and dark alone; histogram "
         "gives the result the photo's mean and covariance of colours.",
     )
     define.names(
         "content_mask",
         None,
-        "For each style a picture that is white where it applies. One fewer than styles leaves the "
-        "rest of the photo to the last.",
+        "For each style a picture that is white where it applies; where none does, the photo "
+        "stays. One fewer than styles leaves the rest of the photo to the last.",
     )
     define.group("What else")
     define.switch("list", False, "Show the shipped styles, and do nothing else.")
@@ -98,11 +96,19 @@ def define_flags(define: flags.Flags) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Look:
-    """What is to be done to a photo: each style weighting with the mask of its region."""
+    """What is to be done to a photo.
+
+    Attributes:
+      network: that of the styles.
+      weights: of the styles: one mix, or with masks one for each region.
+      masks: files that say where each applies, as `regions.read_all` takes them; or none.
+      strength: of the whole, from 0 to 1.
+      keep_colors: one of `flags.KEEP_COLORS`.
+    """
 
     network: StyleNetwork
-    regions: list[tuple[np.ndarray, Path | None]]
-    rest_to_last: bool
+    weights: list[np.ndarray]
+    masks: list[str]
     strength: float
     keep_colors: str
 
@@ -113,7 +119,7 @@ def main(values: Any) -> int | None:
         return None
     if values.strength > 1:
         raise UserError(f"--strength={values.strength} must be between 0 and 1")
-    names = [flags.weighted_name(text) for text in values.style or ()]
+    names = flags.weighted_names(values.style) if values.style else []
     trained = _network(values, [name for name, _ in names])
     look = _look(values, trained, names)
     with usage_errors():
@@ -153,33 +159,21 @@ def _network(values: Any, styles: Sequence[str]) -> TrainedNetwork:
 def _look(values: Any, trained: TrainedNetwork, names: Sequence[tuple[str, float]]) -> _Look:
     if not isinstance(trained.network, StyleNetwork):
         raise UserError(f"--network={values.network} is not a network for style transfer")
-    chosen = list(names) or [(trained.styles[0], 1.0)]
-    weights = np.array([weight for _, weight in chosen], np.float32)
-    if not weights.any():
-        raise UserError("--style: at least one weight must be above 0")
-    rows = np.eye(len(trained.styles), dtype=np.float32)
-    chosen_rows = rows[[trained.styles.index(name) for name, _ in chosen]]
-    masks = [Path(path).expanduser() for path in values.content_mask or ()]
-    if not masks:
-        regions: list[tuple[np.ndarray, Path | None]] = [
-            (weights @ chosen_rows / weights.sum(), None)
-        ]
-    elif len(masks) in (len(chosen), len(chosen) - 1):
-        padded = [*masks, *[None] * (len(chosen) - len(masks))]
-        regions = list(zip(chosen_rows, padded, strict=True))
+    chosen = names or [(trained.styles[0], 1.0)]
+    one_hot = np.eye(len(trained.styles), dtype=np.float32)
+    rows = [one_hot[trained.styles.index(name)] for name, _ in chosen]
+    masks = values.content_mask or []
+    if masks:
+        regions.check_count(masks, len(chosen), of="styles")
     else:
-        raise UserError(
-            f"--content_mask needs a mask for each of {len(chosen)} styles, or one fewer, "
-            f"got {len(masks)}"
-        )
+        shares = np.array([weight for _, weight in chosen], np.float32)
+        rows = [shares @ np.stack(rows) / shares.sum()]
     network = trained.network.clone(dtype=values.dtype)
-    return _Look(
-        network, regions, len(masks) == len(chosen) - 1, values.strength, values.keep_colors
-    )
+    return _Look(network, rows, masks, values.strength, values.keep_colors)
 
 
 def _label(look: _Look, trained: TrainedNetwork) -> str:
-    used = np.sum([weights for weights, _ in look.regions], axis=0)
+    used = np.sum(look.weights, axis=0)
     return "-".join(name for name, weight in zip(trained.styles, used, strict=True) if weight > 0)
 
 
@@ -212,11 +206,7 @@ def _read_input(values: Any) -> images.Picture:
 
 
 def _sized(picture: images.Picture, values: Any) -> images.Picture:
-    if not values.image_size:
-        return picture
-    size = images.size_for(picture.rgb.shape[:2], values.image_size)
-    alpha = None if picture.alpha is None else images.resize(picture.alpha, size)
-    return images.Picture(images.resize(picture.rgb, size), alpha)
+    return picture.fit(values.image_size) if values.image_size else picture
 
 
 def _write_output(
@@ -249,30 +239,27 @@ def _stylized(
     interrupts: console.Interrupts,
 ) -> np.ndarray | None:
     """The finished picture, or None if it was interrupted."""
-    result = np.zeros_like(photo)
+    masks = _masks(look, photo.shape[:2])
+    result = photo * (1.0 - np.sum(masks, axis=0))[..., None] if masks else np.zeros_like(photo)
     with usage_errors():
         parts = stylization.tiles_of(photo.shape[:2], look.network, values.tile_size)
-        masks = _masks(look, (photo.shape[0], photo.shape[1]))
-        bar = None
-        if len(parts) > 1:
-            bar = console.ProgressBar(len(parts) * len(look.regions))
-        for (weights, _), mask in zip(look.regions, masks, strict=True):
-            for number, tile in enumerate(
-                stylization.stylize_tiles(
-                    trained.variables,
-                    photo,
-                    network=look.network,
-                    style_weights=weights,
-                    tile=values.tile_size,
+        bar = console.ProgressBar(len(parts) * len(look.weights)) if len(parts) > 1 else None
+        for index, weights in enumerate(look.weights):
+            tiles = stylization.stylize_tiles(
+                trained.variables,
+                photo,
+                network=look.network,
+                style_weights=weights,
+                tile=values.tile_size,
+            )
+            for number, tile in enumerate(tiles, start=1):
+                height, width = tile.pixels.shape[:2]
+                part = np.s_[tile.top : tile.top + height, tile.left : tile.left + width]
+                result[part] += (
+                    tile.pixels * masks[index][part][..., None] if masks else tile.pixels
                 )
-            ):
-                part = np.s_[
-                    tile.top : tile.top + tile.pixels.shape[0],
-                    tile.left : tile.left + tile.pixels.shape[1],
-                ]
-                result[part] += tile.pixels if mask is None else tile.pixels * mask[part][..., None]
                 if bar:
-                    bar.update(1, f"tile {number + 1} of {len(parts)}", {})
+                    bar.update(1, f"tile {number} of {len(parts)}", {})
                 if interrupts:
                     return None
         if bar:
@@ -280,17 +267,13 @@ def _stylized(
     return _finished(look, result, photo, parts)
 
 
-def _masks(look: _Look, size: tuple[int, int]) -> list[np.ndarray | None]:
-    """A mask for each region, with a sum of 1 everywhere; None where there is but one region."""
-    if len(look.regions) == 1:
-        return [None]
-    found = [
-        images.resize(images.read_mask(path), size) for _, path in look.regions if path is not None
-    ]
-    if look.rest_to_last:
-        found.append(np.clip(1.0 - np.sum(found, axis=0), 0.0, 1.0))
-    total = np.maximum(np.sum(found, axis=0), 1e-6)
-    return [mask / total for mask in found]
+def _masks(look: _Look, size: Any) -> list[np.ndarray]:
+    """How much of each style every pixel gets, 1 at most in all; empty where there are no masks."""
+    if not look.masks:
+        return []
+    masks = regions.read_all(look.masks, len(look.weights), size)
+    total = np.maximum(np.sum(masks, axis=0), 1.0)
+    return [mask / total for mask in masks]
 
 
 def _finished(
@@ -327,7 +310,7 @@ def _stylize_folder(values: Any, trained: TrainedNetwork, look: _Look) -> int:
     done = 0
     bar = console.ProgressBar(len(files))
     with console.interruptible() as interrupts:
-        for group in _equal_sized(values, trained, look, files, failed):
+        for group in _equal_sized(values, look, files, failed):
             for path, photo, result in _results(values, trained, look, group, interrupts):
                 target = output / path.relative_to(folder)
                 if target.suffix.lower() not in images.WRITABLE_SUFFIXES:
@@ -350,11 +333,11 @@ def _stylize_folder(values: Any, trained: TrainedNetwork, look: _Look) -> int:
 
 
 def _equal_sized(
-    values: Any, trained: TrainedNetwork, look: _Look, files: Sequence[Path], failed: list[str]
+    values: Any, look: _Look, files: Sequence[Path], failed: list[str]
 ) -> Iterator[list[tuple[Path, images.Picture]]]:
     """Photos in groups that can be done at once: equal in size, next to each other, in one tile."""
     largest = values.batch_size or (1 if jax.default_backend() == "cpu" else 8)
-    if len(look.regions) > 1 or look.keep_colors != "none":
+    if look.masks or look.keep_colors != "none":
         largest = 1
     group: list[tuple[Path, images.Picture]] = []
     for path in files:
@@ -390,10 +373,9 @@ def _results(
             yield path, picture, result
         return
     batch = np.stack([picture.rgb for _, picture in group])
-    weights = look.regions[0][0]
     results = np.array(
         stylization.stylize_batch(
-            trained.variables, batch, network=look.network, style_weights=weights
+            trained.variables, batch, network=look.network, style_weights=look.weights[0]
         )
     )
     for (path, picture), result in zip(group, results, strict=True):
@@ -408,13 +390,13 @@ def _write_sheet(values: Any, trained: TrainedNetwork, look: _Look) -> int:
         raise UserError("--sheet takes one photo, not a folder")
     picture = _read_input(values).rgb
     side = values.image_size or _SHEET_SIDE
-    photo = images.resize(picture, images.size_for(picture.shape[:2], side))
+    photo = images.fit(picture, side)
     cells, labels = [photo], ["photo"]
     bar = console.ProgressBar(len(trained.styles))
     with console.interruptible() as interrupts:
         rows_of_styles = np.eye(len(trained.styles), dtype=np.float32)
         for row, name in zip(rows_of_styles, trained.styles, strict=True):
-            one = dataclasses.replace(look, regions=[(row, None)])
+            one = dataclasses.replace(look, weights=[row], masks=[])
             result = _stylized(values, trained, one, photo, interrupts)
             if result is None:
                 raise KeyboardInterrupt

@@ -6,27 +6,31 @@ again with the same --workdir, a run goes on exactly where it was.
 
 import dataclasses
 import functools
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from perceptual_jax import (
-    __version__,
     flags,
     networks,
     objective,
     stylization,
     tasks,
-    training,
     training_flags,
     training_run,
     vgg,
 )
 from perceptual_jax.errors import UserError, usage_errors
-from perceptual_jax.io import images, network_files, photos, resources, sheets, weights
+from perceptual_jax.io import images, network_files, resources, sheets, weights
+from perceptual_jax.io.network_files import TrainedNetwork
+from perceptual_jax.training_flags import Amount, Amounts
+
+# On an accelerator the paper's (Johnson et al. 2016, section 4.1).
+AMOUNTS = Amounts(
+    accelerator=Amount(image_size=256, batch_size=4, steps=40_000),
+    cpu=Amount(image_size=128, batch_size=1, steps=4_000),
+)
 
 _THUMBNAIL_SIDE = 96
 
@@ -61,19 +65,8 @@ def define_flags(define: flags.Flags) -> None:
         "With --network: add the paintings of --style to it, by training nothing but their own "
         "normalisation parameters.",
     )
-    training_flags.define(define)
+    training_flags.define(define, AMOUNTS)
     training_flags.define_folder(define)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Start:
-    """What a run begins with."""
-
-    network: networks.StyleNetwork
-    variables: Any
-    styles: tuple[str, ...]
-    thumbnails: tuple[np.ndarray, ...]
-    first_style: int
 
 
 def main(values: Any) -> int:
@@ -82,10 +75,8 @@ def main(values: Any) -> int:
         aim = dataclasses.replace(flags.objective_of(values, objective.JOHNSON), dtype=values.dtype)
     if not values.style:
         raise UserError("--style is empty: give a painting")
-    workdir = values.workdir or f"runs/{'-'.join(Path(name).stem for name in values.style)}"
-    output = values.output or f"{workdir}/network.safetensors"
-    if Path(output).expanduser().is_dir():
-        raise UserError(f"--output={output} is a folder: give the path of a file")
+    name = "-".join(Path(style).stem for style in values.style)
+    workdir, output = training_flags.places_of(values, name)
     settings = _settings(values)
     training_run.check_settings(workdir, settings)
     with usage_errors():
@@ -96,31 +87,18 @@ def main(values: Any) -> int:
     with usage_errors():
         vgg.check_layers(params, aim.layers)
     _check_sizes(values, aim, paintings)
-    began = _start(values, paintings, settings["image_size"])
-    try:
-        result = training_run.run(
-            tasks.style_loss(began.network, aim, first_style=began.first_style),
-            recipe,
-            variables=began.variables,
-            batches=batches,
-            constants=tasks.style_constants(aim, params, paintings),
-            settings=settings,
-            options=training_run.Options(
-                workdir=workdir,
-                checkpoint_every=values.checkpoint_every,
-                preview_every=values.preview_every,
-                plot=values.plot,
-            ),
-            preview=functools.partial(_preview, began, settings["image_size"]),
-        )
-    except training.NonFiniteError as error:
-        raise UserError(str(error)) from error
-    if jax.process_index() == 0:
-        _write(output, began, result, {**settings, "steps": result.step}, values.store)
-        print(f"{output}: {', '.join(began.styles)}; {result.step} of {result.steps} steps")
-        if result.step < result.steps:
-            print(f"Stopped early. The same command with --workdir={workdir} goes on from there.")
-    return result.exit_code
+    began = _start(values, paintings, settings)
+    return training_run.run_to_file(
+        tasks.style_loss(began.network, aim, first_style=len(began.styles) - len(paintings)),
+        recipe,
+        began,
+        output=output,
+        store=values.store,
+        batches=batches,
+        constants=tasks.style_constants(aim, params, paintings),
+        options=training_flags.options_of(values, workdir),
+        preview=functools.partial(_preview, began, settings["image_size"]),
+    )
 
 
 def _settings(values: Any) -> dict[str, Any]:
@@ -134,13 +112,12 @@ def _settings(values: Any) -> dict[str, Any]:
         "residual_blocks": values.residual_blocks,
         "network": values.network,
         "freeze_trunk": values.freeze_trunk,
-        **training_flags.settings_of(values),
+        **training_flags.settings_of(values, AMOUNTS),
     }
 
 
 def _painting(name: str, long_side: int) -> np.ndarray:
-    painting = images.read(resources.picture(name, "styles"))
-    return images.resize(painting, images.size_for(painting.shape[:2], long_side))
+    return images.fit(images.read(resources.picture(name, "styles")), long_side)
 
 
 def _check_sizes(values: Any, aim: objective.Objective, paintings: list[np.ndarray]) -> None:
@@ -154,18 +131,13 @@ def _check_sizes(values: Any, aim: objective.Objective, paintings: list[np.ndarr
             )
 
 
-def _check_crop(network: networks.StyleNetwork, side: int) -> None:
-    if side < (least := networks.smallest_side(network)):
-        raise UserError(f"the network needs crops of {least} pixels: raise --image_size={side}")
-
-
-def _start(values: Any, paintings: list[np.ndarray], side: int) -> _Start:
+def _start(values: Any, paintings: list[np.ndarray], settings: dict[str, Any]) -> TrainedNetwork:
     names = tuple(Path(name).stem for name in values.style)
     if len(set(names)) < len(names):
         raise UserError(f"--style={','.join(values.style)}: two paintings have the same name")
     thumbnails = tuple(_thumbnail(painting) for painting in paintings)
     if values.network:
-        return _continued(values, names, thumbnails, side)
+        return _continued(values, names, thumbnails, settings)
     if values.freeze_trunk:
         raise UserError("--freeze_trunk adds styles to a trained network: give it with --network")
     paper = values.architecture == "paper"
@@ -176,35 +148,39 @@ def _start(values: Any, paintings: list[np.ndarray], side: int) -> _Start:
         residual_blocks=values.residual_blocks,
         dtype=values.dtype,
     )
-    _check_crop(network, side)
+    training_flags.check_crop(network, settings)
     with usage_errors():
-        variables = _initial_variables(network, values.seed)
-    return _Start(network, variables, names, thumbnails, first_style=0)
-
-
-def _initial_variables(network: networks.StyleNetwork, seed: int) -> Any:
-    side = max(64, networks.smallest_side(network))
-    example = np.zeros((1, side, side, 3), np.float32)
-    weights = np.ones(network.styles, np.float32)
-    return jax.jit(network.init)(jax.random.key(seed), example, weights)
+        variables = networks.initial_variables(network, values.seed)
+    return TrainedNetwork(
+        network=network,
+        variables=variables,
+        styles=names,
+        thumbnails=thumbnails,
+        settings=settings,
+    )
 
 
 def _continued(
-    values: Any, names: tuple[str, ...], thumbnails: tuple[np.ndarray, ...], side: int
-) -> _Start:
+    values: Any,
+    names: tuple[str, ...],
+    thumbnails: tuple[np.ndarray, ...],
+    settings: dict[str, Any],
+) -> TrainedNetwork:
     """A trained network, its styles trained on, or new ones added behind them."""
     trained = network_files.load(values.network)
     if not isinstance(trained.network, networks.StyleNetwork):
         raise UserError(f"--network={values.network} is not a network for style transfer")
     network = trained.network.clone(dtype=values.dtype)
-    _check_crop(network, side)
+    training_flags.check_crop(network, settings)
     if not values.freeze_trunk:
         if trained.styles != names:
             raise UserError(
                 f"--network={values.network} has the styles {','.join(trained.styles)}: give these "
                 "with --style to train it on, or --freeze_trunk to add others"
             )
-        return _Start(network, trained.variables, names, thumbnails, first_style=0)
+        return dataclasses.replace(
+            trained, network=network, thumbnails=thumbnails, settings=settings
+        )
     known = set(trained.styles) & set(names)
     if known:
         raise UserError(f"--network={values.network} has the style {', '.join(known)} already")
@@ -215,30 +191,28 @@ def _continued(
         "params": networks.with_more_styles(trained.variables["params"], len(names)),
     }
     pad = [np.zeros((1, 1, 3), np.uint8)] * (len(trained.styles) - len(trained.thumbnails))
-    return _Start(
+    return TrainedNetwork(
         network=network.clone(styles=network.styles + len(names)),
         variables=grown,
         styles=(*trained.styles, *names),
         thumbnails=(*trained.thumbnails, *pad, *thumbnails),
-        first_style=network.styles,
+        settings=settings,
     )
 
 
 def _thumbnail(painting: np.ndarray) -> np.ndarray:
-    small = images.resize(painting, images.size_for(painting.shape[:2], _THUMBNAIL_SIDE))
-    return np.round(np.clip(small, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return images.eight_bits(images.fit(painting, _THUMBNAIL_SIDE))
 
 
 def _held_out(side: int) -> list[np.ndarray]:
     """The photos of examples/content, on which nothing is trained."""
-    found = []
-    for name in resources.example_names("content"):
-        photo = images.read(resources.picture(name, "content"))
-        found.append(images.resize(photo, images.size_for(photo.shape[:2], max(256, side))))
-    return found
+    return [
+        images.fit(images.read(resources.picture(name, "content")), max(256, side))
+        for name in resources.example_names("content")
+    ]
 
 
-def _preview(began: _Start, side: int, variables: Any, path: Path) -> None:
+def _preview(began: TrainedNetwork, side: int, variables: Any, path: Path) -> None:
     """Writes the held-out photos, and a row of them in each style."""
     photos = _held_out(side)
     rows: list[list[np.ndarray]] = [photos]
@@ -249,49 +223,3 @@ def _preview(began: _Start, side: int, variables: Any, path: Path) -> None:
         ]
         rows.append([np.asarray(batch[0]) for batch in stylised])
     images.write(path, sheets.sheet(rows, row_labels=["photo", *began.styles]))
-
-
-def _without_folders(settings: dict[str, Any]) -> dict[str, Any]:
-    """Files by their names: a network travels, and where things lay here concerns nobody there."""
-
-    def name(value: Any) -> Any:
-        return Path(value).name if isinstance(value, str) else value
-
-    return {
-        **settings,
-        "style": [name(style) for style in settings["style"]],
-        **{key: name(settings[key]) for key in ("data", "network", "vgg")},
-    }
-
-
-def _write(
-    output: str,
-    began: _Start,
-    result: training_run.Result,
-    settings: dict[str, Any],
-    dtype: str,
-) -> None:
-    trained = network_files.TrainedNetwork(
-        network=began.network,
-        variables=result.variables,
-        styles=began.styles,
-        thumbnails=began.thumbnails,
-        settings={"program": f"perceptual_jax {__version__}", **_without_folders(settings)},
-    )
-    if "://" not in output:
-        try:
-            with usage_errors():
-                network_files.save(Path(output).expanduser(), trained, dtype=dtype)
-        except OSError as error:
-            raise UserError(
-                f"cannot write {output}: {error.strerror or error}; the same command with another "
-                "--output writes it from the checkpoint"
-            ) from error
-        return
-    # Only here: it is slow to import, and of use to few.
-    from etils import epath
-
-    with tempfile.TemporaryDirectory() as folder, photos.access(output), usage_errors():
-        file = Path(folder) / "network.safetensors"
-        network_files.save(file, trained, dtype=dtype)
-        epath.Path(output).write_bytes(file.read_bytes())

@@ -603,6 +603,21 @@ def test_size_for(size, long_side, expected):
     assert images.size_for(size, long_side) == expected
 
 
+def test_fit_keeps_the_aspect_of_colours_and_alpha():
+    rgb = smooth(20, 30).astype(np.float32) / np.float32(255)
+    picture = images.Picture(rgb, np.ones((20, 30), np.float32))
+    fitted = picture.fit(60)
+    np.testing.assert_array_equal(fitted.rgb, images.resize(picture.rgb, (40, 60)))
+    assert fitted.alpha is not None
+    assert fitted.alpha.shape == (40, 60)
+    assert images.Picture(picture.rgb, None).fit(60).alpha is None
+
+
+def test_eight_bits_are_the_nearest_levels():
+    values = np.array([-0.2, 0.0, 0.49 / 255, 0.51 / 255, 1.0, 1.3], np.float32)
+    assert images.eight_bits(values).tolist() == [0, 0, 0, 1, 255, 255]
+
+
 def test_resize_keeps_a_constant_and_the_rank():
     for shape in [(20, 30), (20, 30, 3), (20, 30, 5)]:
         for size in [(7, 11), (40, 61)]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from perceptual_jax.errors import UserError
-from perceptual_jax.io import images
+from perceptual_jax.io import images, storage
 from perceptual_jax.io.runs import RunFolder
 
 
@@ -48,6 +48,33 @@ def test_each_has_the_time_of_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     run.record([line(0)])
     run.close()
     assert lines_in(tmp_path)[0]["time"] == 1_600_000_000.0
+
+
+def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
+    """JSON has no NaN: strict readers would refuse all of the file."""
+    run = RunFolder(tmp_path, {})
+    run.record([line(0, float("nan"), content=float("inf"), style=1.0)])
+    run.close()
+    (found,) = lines_in(tmp_path)
+    assert found["total"] is None
+    assert found["terms"] == {"content": None, "style": 1.0}
+
+
+def test_a_folder_in_a_bucket_is_put_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And gone on with from there, on a machine that has nothing of it."""
+    monkeypatch.setattr(storage, "is_remote", lambda place: True)
+    bucket = tmp_path / "bucket"
+    run = RunFolder(bucket, {"steps": 9})
+    run.record([line(1), line(2)])
+    assert not bucket.exists()
+    run.publish()
+    assert [found["step"] for found in lines_in(bucket)] == [1, 2]
+    run.close()
+    again = RunFolder(bucket, {"steps": 9}, resume_step=1)
+    again.record([line(2, 5.0)])
+    again.close()
+    assert [found["total"] for found in lines_in(bucket)] == [3.0, 5.0]
+    assert (bucket / "terms.png").exists()
 
 
 def test_what_is_recorded_is_not_changed(tmp_path: Path) -> None:

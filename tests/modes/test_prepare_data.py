@@ -10,8 +10,7 @@ from array_record.python import array_record_module
 from PIL import Image
 
 from perceptual_jax import main
-from perceptual_jax.io import images, photos
-from perceptual_jax.modes import prepare_data
+from perceptual_jax.io import images, photos, storage
 
 Captured = pytest.CaptureFixture[str]
 
@@ -171,7 +170,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
 def test_a_bucket_gets_finished_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_photos(tmp_path / "in", 3)
     # The way to a bucket, without one: shards are made on this machine and copied.
-    monkeypatch.setattr(prepare_data, "_is_remote", lambda path: True)
+    monkeypatch.setattr(storage, "is_remote", lambda path: True)
     assert prepare(f"--input={folder}", f"--output={tmp_path / 'out'}", "--photos_per_shard=2") == 0
     assert names(tmp_path / "out") == [f"photos-0000{i}-of-00002.array_record" for i in range(2)]
     assert greys(tmp_path / "out") == [0, 10, 20]

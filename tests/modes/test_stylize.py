@@ -105,6 +105,18 @@ class TestStyles:
         wanted = np.where(MASK[..., None] > 0, expected(trained, 0, 1), expected(trained, 1, 0))
         assert_alike(found, wanted)
 
+    def test_outside_of_all_masks_the_photo_stays(
+        self, trained: network_files.TrainedNetwork
+    ) -> None:
+        found = made("--style=night", "--content_mask=left.png")
+        photo = images.read("photo.png")
+        assert_alike(found, np.where(MASK[..., None] > 0, expected(trained, 0, 1), photo))
+
+    def test_a_black_mask_is_told(self, capsys: Captured) -> None:
+        images.write("black.png", np.zeros_like(MASK))
+        assert run("--input=photo.png", "--style=day", "--content_mask=black.png") == 2
+        assert "the mask black.png is black" in capsys.readouterr().err
+
     def test_an_unknown_one_lists_the_others(self, capsys: Captured) -> None:
         assert run("--style=noon") == 2
         assert "no style noon, but day, night" in capsys.readouterr().err

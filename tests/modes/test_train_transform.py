@@ -23,9 +23,10 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from perceptual_jax import console, main, networks, training
+from perceptual_jax import main, networks, training
 from perceptual_jax.io import images, network_files, resources, weights
 from tests import reference
+from tests.signals import stop_after
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -265,18 +266,6 @@ class TestResult:
         assert f"runs/red-blue/network.safetensors: red, blue; {STEPS} of {STEPS} steps" in out
         found = network_files.load("runs/red-blue/network.safetensors")
         assert found.settings["data"] is None
-
-
-def stop_after(step: int, number: signal.Signals, patch: pytest.MonkeyPatch) -> None:
-    """A signal comes while the report of a step, at the earliest this one, is shown."""
-    update = console.ProgressBar.update
-
-    def interrupt(bar: Any, work: float, description: str, terms: Any) -> None:
-        update(bar, work, description, terms)
-        if int(description.removeprefix("step ")) >= step:
-            signal.raise_signal(number)
-
-    patch.setattr(console.ProgressBar, "update", interrupt)
 
 
 class TestAgain:
