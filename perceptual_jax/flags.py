@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags as absl_flags
 
 from perceptual_jax.errors import UserError
@@ -179,6 +180,22 @@ def run_folder(flags: Flags) -> None:
     )
     flags.switch("plot", True, "Draw the terms into the folder; takes a second.")
     flags.switch("check_memory", True, "Refuse a size that will not fit into memory.")
+
+
+def inference(flags: Flags) -> None:
+    """How a trained network is computed."""
+    flags.integer(
+        "batch_size",
+        None,
+        "Pictures of equal size done at once. By default 8, on a CPU 1.",
+        least=1,
+    )
+    flags.choice("dtype", "float32", ["float32", "bfloat16"], "What convolutions compute in.")
+
+
+def batch_size_of(values: Any) -> int:
+    """Pictures done at once, as the flags of `inference` say."""
+    return values.batch_size or (1 if jax.default_backend() == "cpu" else 8)
 
 
 def objective_of(values: Any, default: Objective = GATYS) -> Objective:

@@ -102,7 +102,7 @@ def _overview() -> str:
     lines = []
     for name in _mode_names():
         summary = (_mode(name).__doc__ or "").splitlines()[0]
-        lines.append(f"  {name:16} {summary}")
+        lines.append(f"  {name:18} {summary}")
     return _USAGE.format(version=__version__, modes="\n".join(lines))
 
 

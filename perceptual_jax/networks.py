@@ -28,9 +28,15 @@ from perceptual_jax.layers import (
 
 PADDINGS = ("reflect", "once")
 OUTPUTS = ("linear", "tanh")
+FACTORS = (4, 8)
 
 # The paper pads once, by what five unpadded residual blocks and their two halvings take away.
 _PAPER_PADDING = 40
+
+# Of what is added to the bicubic enlargement.  The output layer sums thousands of features, and
+# each step of Adam moves all of its weights by as much as the learning rate: not scaled down, they
+# overshoot at first, and ReLUs die.
+_ADDED_SCALE = 0.025
 
 
 class StyleNetwork(nn.Module):
@@ -136,7 +142,7 @@ class SuperResolutionNetwork(nn.Module):
       width: channels.
       residual_blocks: how many.
       normalization: `"none"`; `"batch"` as in the paper.
-      upsampling: `"subpixel"`, `"nearest"`, or `"transposed"` as in the paper.
+      upsampling: `"nearest"`; `"subpixel"`; or `"transposed"` as in the paper.
       padding: `"reflect"`; `"zeros"` as in the paper.
       output: `"linear"`; `"tanh"`, scaled to [0, 1], as in the paper.
       skip: whether what the network computes is added to the bicubic enlargement, which it then
@@ -148,7 +154,7 @@ class SuperResolutionNetwork(nn.Module):
     width: int = 64
     residual_blocks: int = 4
     normalization: str = "none"
-    upsampling: str = "subpixel"
+    upsampling: str = "nearest"
     padding: str = "reflect"
     output: str = "linear"
     skip: bool = True
@@ -194,7 +200,7 @@ class SuperResolutionNetwork(nn.Module):
         x = convolved(x, 3, "output", size=9, scale=scale)
         if not self.skip:
             return _pixels(x, self.output)
-        return enlarge(images, self.factor) + 0.25 * x.astype(jnp.float32)
+        return enlarge(images, self.factor) + _ADDED_SCALE * x.astype(jnp.float32)
 
 
 def paper_super_resolution_network(factor: int) -> SuperResolutionNetwork:
@@ -217,7 +223,7 @@ def enlarge(images: jax.Array, factor: int) -> jax.Array:
 
 
 def _check_enlarging(network: SuperResolutionNetwork) -> None:
-    if network.factor not in (4, 8):
+    if network.factor not in FACTORS:
         raise ValueError(f"factor must be 4 or 8, got {network.factor}")
     _check_choice("normalization", network.normalization, ("none", "batch"))
     _check_choice("upsampling", network.upsampling, UPSAMPLINGS)

@@ -7,14 +7,15 @@ covers the network's reach, so that tiles fit together without a seam, whatever 
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perceptual_jax import networks
+from perceptual_jax import networks, tiling
 from perceptual_jax.networks import StyleNetwork
+from perceptual_jax.tiling import Span, Tile
 
 # Statistics of a large picture are taken from this many windows along each axis, of this side at
 # most. In 1.5 megapixels, which they cover, a pixel then differs from the untiled by 0.7 levels of
@@ -54,57 +55,15 @@ def stylize(
     return jnp.clip(outputs, 0.0, 1.0).reshape(images.shape)
 
 
-class Tile(NamedTuple):
-    """A finished part of a picture: where its first pixel is, and its pixels `(h, w, 3)`."""
-
-    top: int
-    left: int
-    pixels: np.ndarray
-
-
-class _Span(NamedTuple):
-    """Along one axis: what is read, `start` to `stop`, and what of it is kept."""
-
-    start: int
-    stop: int
-    kept_start: int
-    kept_stop: int
-
-
-def spans(length: int, tile: int, margin: int) -> list[_Span]:
-    """Covers an axis with tiles that overlap by twice the margin, the first and last at its ends.
-
-    All are `tile` long but the last, which may be up to `_GRID - 1` longer, so that it starts on
-    the grid: a compiled program serves all tiles of one size.
-    """
-    if length <= tile:
-        return [_Span(0, length, 0, length)]
-    found: list[_Span] = []
-    kept = 0
-    while True:
-        start = max(0, kept - margin)
-        if start + tile >= length:
-            start = (length - tile) // _GRID * _GRID
-            return [*found, _Span(start, length, kept, length)]
-        found.append(_Span(start, start + tile, kept, start + tile - margin))
-        kept = start + tile - margin
-
-
 def tiles_of(
     height_width: tuple[int, int], network: StyleNetwork, tile: int
-) -> list[tuple[_Span, _Span]]:
+) -> list[tuple[Span, Span]]:
     """The tiles in which `stylize_tiles` does a picture, `(rows, columns)` of each.
 
     Raises:
       ValueError: the tile is not a multiple of 4, or not larger than twice the network's reach.
     """
-    margin = math.ceil(networks.reach(network) / _GRID) * _GRID
-    if tile % _GRID or tile <= 2 * margin:
-        raise ValueError(
-            f"tile must be a multiple of {_GRID} above {2 * margin} for this network, got {tile}"
-        )
-    rows, columns = (spans(length, tile, margin) for length in height_width)
-    return [(row, column) for row in rows for column in columns]
+    return tiling.tiles(height_width, tile, networks.reach(network), grid=_GRID)
 
 
 def stylize_tiles(
@@ -141,14 +100,11 @@ def stylize_tiles(
             "statistics": _statistics(variables, image, network, style_weights),
         }
     variables = jax.device_put(variables)
-    for row, column in parts:
-        window = image[None, row.start : row.stop, column.start : column.stop]
-        result = np.asarray(stylize_batch(variables, window, style_weights, network=network))[0]
-        kept = result[
-            row.kept_start - row.start : row.kept_stop - row.start,
-            column.kept_start - column.start : column.kept_stop - column.start,
-        ]
-        yield Tile(row.kept_start, column.kept_start, kept)
+    yield from tiling.computed(
+        image,
+        parts,
+        lambda window: stylize_batch(variables, window, style_weights, network=network),
+    )
 
 
 @functools.partial(jax.jit, static_argnames="network")

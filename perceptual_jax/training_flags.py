@@ -36,7 +36,7 @@ class Amounts:
         return self.cpu if jax.default_backend() == "cpu" else self.accelerator
 
 
-def define(flags: Flags, amounts: Amounts) -> None:
+def define(flags: Flags, amounts: Amounts, *, mean: str = "log", warmup_steps: int = 0) -> None:
     """How the weights of a network are trained; what is left open follows from the device."""
     accelerator, cpu = amounts.accelerator, amounts.cpu
     flags.group("Photos")
@@ -69,10 +69,12 @@ def define(flags: Flags, amounts: Amounts) -> None:
     )
     flags.number("learning_rate", 1e-3, "Adam's.", least=1e-9)
     flags.choice("schedule", "cosine", ["cosine", "constant"], "cosine falls to 0 at the end.")
-    flags.integer("warmup_steps", 0, "Steps over which the learning rate rises.", least=0)
+    flags.integer(
+        "warmup_steps", warmup_steps, "Steps over which the learning rate rises.", least=0
+    )
     flags.choice(
         "loss_mean",
-        "log",
+        mean,
         ["log", "linear"],
         "Minimise the mean of the photos' losses (linear, as in the paper) or of their logarithms.",
     )

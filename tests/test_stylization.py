@@ -1,6 +1,5 @@
 """Applying a network: one picture, many, and one that is done in tiles."""
 
-import itertools
 from typing import Any
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perceptual_jax import networks, stylization
+from perceptual_jax import networks, stylization, tiling
 from perceptual_jax.io import images, network_files, resources
 from perceptual_jax.networks import StyleNetwork
 from tests import reference
@@ -44,8 +43,7 @@ def in_tiles(variables: Any, image: np.ndarray, tile: int) -> np.ndarray:
     for part in stylization.stylize_tiles(
         variables, image, network=NETWORK, style_weights=np.array([1, 0], np.float32), tile=tile
     ):
-        height, width = part.pixels.shape[:2]
-        place = result[part.top : part.top + height, part.left : part.left + width]
+        place = result[part.place]
         assert np.isnan(place).all(), "a pixel was given twice"
         place[:] = part.pixels
     return result
@@ -105,14 +103,9 @@ class TestTiles:
         given = {**variables, **updated}
         expected = whole(given, image)
         tiled = np.full_like(image, np.nan)
-        for rows, columns in stylization.tiles_of((height, width), NETWORK, 80):
-            window = image[rows.start : rows.stop, columns.start : columns.stop]
-            tiled[rows.kept_start : rows.kept_stop, columns.kept_start : columns.kept_stop] = whole(
-                given, window
-            )[
-                rows.kept_start - rows.start : rows.kept_stop - rows.start,
-                columns.kept_start - columns.start : columns.kept_stop - columns.start,
-            ]
+        parts = stylization.tiles_of((height, width), NETWORK, 80)
+        for tile in tiling.computed(image, parts, lambda window: whole(given, window[0])[None]):
+            tiled[tile.place] = tile.pixels
         np.testing.assert_allclose(tiled, expected, atol=1e-5)
 
     def test_of_a_photo_are_nearly_the_whole(self) -> None:
@@ -140,19 +133,6 @@ class TestTiles:
             for row, column in stylization.tiles_of((1003, 2002), NETWORK, 128)
         }
         assert len(sizes) <= 4
-
-    @pytest.mark.parametrize("length", [128, 129, 130, 131, 132, 200, 1001])
-    def test_start_on_the_grid_and_keep_their_margin(self, length: int) -> None:
-        margin = 28
-        spans = stylization.spans(length, 128, margin)
-        assert spans[0].kept_start == 0
-        assert spans[-1].kept_stop == length
-        for before, after in itertools.pairwise(spans):
-            assert before.kept_stop == after.kept_start
-        for span in spans:
-            assert span.start % 4 == 0
-            assert span.start == 0 or span.kept_start - span.start >= margin
-            assert span.stop == length or span.stop - span.kept_stop >= margin
 
     @pytest.mark.parametrize("tile", [130, 2 * REACH - 2])
     def test_of_a_size_that_cannot_be_are_refused(self, tile: int) -> None:

@@ -140,6 +140,24 @@ def load(name_or_path: str | Path) -> TrainedNetwork:
     )
 
 
+def load_superres(name_or_path: str, factor: int) -> TrainedNetwork:
+    """The network for super-resolution by a factor: a shipped one, `feature` or `pixel`, or a file.
+
+    Raises:
+      UserError: there is none, or it is for something else.
+    """
+    name = f"superres-x{factor}-{name_or_path}"
+    trained = load(name if name in _shelf() else name_or_path)
+    network = trained.network
+    if not isinstance(network, SuperResolutionNetwork):
+        raise UserError(f"--network={name_or_path} is not a network for super-resolution")
+    if network.factor != factor:
+        raise UserError(
+            f"--network={name_or_path} enlarges by {network.factor}: give --factor={network.factor}"
+        )
+    return trained
+
+
 def shipped(kind: str = "style") -> list[str]:
     """Names of the networks of a kind in `weights/networks`.
 

@@ -5,25 +5,21 @@ shipped are shown by --list, and on your own photo by --sheet.
 """
 
 import dataclasses
+import functools
 import math
-import shutil
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from perceptual_jax import __version__, color, console, flags, stylization
+from perceptual_jax import __version__, color, console, flags, picture_run, stylization
 from perceptual_jax.errors import UserError, usage_errors
-from perceptual_jax.io import images, network_files, regions, resources, sheets
+from perceptual_jax.io import images, network_files, regions, sheets
 from perceptual_jax.io.network_files import TrainedNetwork
 from perceptual_jax.networks import StyleNetwork
 
-_PIPE = "-"
 _SHEET_SIDE = 320
 
 
@@ -85,13 +81,7 @@ def define_flags(define: flags.Flags) -> None:
         "done in tiles, in as much memory as one takes.",
         least=128,
     )
-    define.integer(
-        "batch_size",
-        None,
-        "Pictures of equal size done at once. By default 8, on a CPU 1.",
-        least=1,
-    )
-    define.choice("dtype", "float32", ["float32", "bfloat16"], "What convolutions compute in.")
+    flags.inference(define)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,9 +116,16 @@ def main(values: Any) -> int | None:
         stylization.tiles_of((1, 1), look.network, values.tile_size)
     if values.sheet:
         return _write_sheet(values, trained, look)
-    if values.input != _PIPE and Path(values.input).expanduser().is_dir():
-        return _stylize_folder(values, trained, look)
-    return _stylize_one(values, trained, look)
+    plain = not look.masks and look.keep_colors == "none"
+    work = picture_run.Work(
+        apply=functools.partial(_apply, values, trained, look),
+        label=_label(look, trained),
+        settings=_settings(values, trained),
+        batch_size=flags.batch_size_of(values) if plain else 1,
+        largest_side=values.tile_size,
+        prepare=functools.partial(_sized, values),
+    )
+    return picture_run.run(work, values.input, values.output)
 
 
 def _listing() -> str:
@@ -177,49 +174,8 @@ def _label(look: _Look, trained: TrainedNetwork) -> str:
     return "-".join(name for name, weight in zip(trained.styles, used, strict=True) if weight > 0)
 
 
-def _stylize_one(values: Any, trained: TrainedNetwork, look: _Look) -> int:
-    began = time.monotonic()
-    piped = values.input == _PIPE
-    name = Path("stdin.png" if piped else values.input)
-    output = values.output or (_PIPE if piped else f"{name.stem}-{_label(look, trained)}.png")
-    if output != _PIPE:
-        images.check_writable(output)
-    photo = _read_input(values)
-    with console.interruptible() as interrupts:
-        result = _stylized(values, trained, look, photo.rgb, interrupts)
-    if result is None:
-        raise KeyboardInterrupt
-    _write_output(output, result, photo.alpha, _settings(values, trained))
-    height, width = result.shape[:2]
-    message = f"{output}: {width}x{height}, {time.monotonic() - began:.1f} s"
-    print(message, file=sys.stderr if output == _PIPE else sys.stdout)
-    return 0
-
-
-def _read_input(values: Any) -> images.Picture:
-    if values.input != _PIPE:
-        return _sized(images.read_picture(resources.picture(values.input, "content")), values)
-    with tempfile.NamedTemporaryFile(prefix="stdin-") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.flush()
-        return _sized(images.read_picture(file.name), values)
-
-
-def _sized(picture: images.Picture, values: Any) -> images.Picture:
+def _sized(values: Any, picture: images.Picture) -> images.Picture:
     return picture.fit(values.image_size) if values.image_size else picture
-
-
-def _write_output(
-    output: str, image: np.ndarray, alpha: np.ndarray | None, settings: dict[str, Any]
-) -> None:
-    if output != _PIPE:
-        images.write(output, image, alpha=alpha, settings=settings)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.png"
-        images.write(path, image, alpha=alpha, settings=settings)
-        sys.stdout.buffer.write(path.read_bytes())
-        sys.stdout.buffer.flush()
 
 
 def _settings(values: Any, trained: TrainedNetwork) -> dict[str, Any]:
@@ -229,6 +185,29 @@ def _settings(values: Any, trained: TrainedNetwork) -> dict[str, Any]:
         **flags.asked(values),
         "styles_of_network": trained.styles,
     }
+
+
+def _apply(
+    values: Any,
+    trained: TrainedNetwork,
+    look: _Look,
+    pictures: Sequence[images.Picture],
+    interrupts: console.Interrupts,
+) -> list[images.Picture] | None:
+    """What is made of pictures of one size, or None if it was interrupted."""
+    if len(pictures) == 1:
+        result = _stylized(values, trained, look, pictures[0].rgb, interrupts)
+        return None if result is None else [dataclasses.replace(pictures[0], rgb=result)]
+    batch = np.stack([picture.rgb for picture in pictures])
+    results = np.array(
+        stylization.stylize_batch(
+            trained.variables, batch, network=look.network, style_weights=look.weights[0]
+        )
+    )
+    return [
+        dataclasses.replace(picture, rgb=_finished(look, result, picture.rgb, ()))
+        for picture, result in zip(pictures, results, strict=True)
+    ]
 
 
 def _stylized(
@@ -253,11 +232,8 @@ def _stylized(
                 tile=values.tile_size,
             )
             for number, tile in enumerate(tiles, start=1):
-                height, width = tile.pixels.shape[:2]
-                part = np.s_[tile.top : tile.top + height, tile.left : tile.left + width]
-                result[part] += (
-                    tile.pixels * masks[index][part][..., None] if masks else tile.pixels
-                )
+                share = masks[index][tile.place][..., None] if masks else 1.0
+                result[tile.place] += share * tile.pixels
                 if bar:
                     bar.update(1, f"tile {number} of {len(parts)}", {})
                 if interrupts:
@@ -292,103 +268,13 @@ def _finished(
     return result
 
 
-def _stylize_folder(values: Any, trained: TrainedNetwork, look: _Look) -> int:
-    """Every photo of a folder; one that cannot be read is told at the end."""
-    folder = Path(values.input).expanduser()
-    if not values.output or values.output == _PIPE:
-        raise UserError(f"--input={values.input} is a folder: give a folder with --output")
-    output = Path(values.output).expanduser()
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix.lower() in resources.PICTURE_SUFFIXES
-    )
-    if not files:
-        raise UserError(f"there is no picture in {folder}")
-    settings = _settings(values, trained)
-    failed: list[str] = []
-    done = 0
-    bar = console.ProgressBar(len(files))
-    with console.interruptible() as interrupts:
-        for group in _equal_sized(values, look, files, failed):
-            for path, photo, result in _results(values, trained, look, group, interrupts):
-                target = output / path.relative_to(folder)
-                if target.suffix.lower() not in images.WRITABLE_SUFFIXES:
-                    target = target.with_suffix(".png")
-                try:
-                    images.write(target, result, alpha=photo.alpha, settings=settings)
-                    done += 1
-                except UserError as error:
-                    failed.append(str(error))
-            bar.update(len(group), f"{done} done", {})
-            if interrupts:
-                break
-    bar.close()
-    print(f"{output}: {done} of {len(files)} pictures")
-    for line in failed:
-        print(f"left out: {line}", file=sys.stderr)
-    if interrupts:
-        return interrupts.exit_code
-    return 2 if failed and not done else 0
-
-
-def _equal_sized(
-    values: Any, look: _Look, files: Sequence[Path], failed: list[str]
-) -> Iterator[list[tuple[Path, images.Picture]]]:
-    """Photos in groups that can be done at once: equal in size, next to each other, in one tile."""
-    largest = values.batch_size or (1 if jax.default_backend() == "cpu" else 8)
-    if look.masks or look.keep_colors != "none":
-        largest = 1
-    group: list[tuple[Path, images.Picture]] = []
-    for path in files:
-        try:
-            picture = _sized(images.read_picture(path), values)
-        except UserError as error:
-            failed.append(str(error))
-            continue
-        shape = picture.rgb.shape
-        if group and (
-            len(group) == largest
-            or group[0][1].rgb.shape != shape
-            or max(shape[:2]) > values.tile_size
-        ):
-            yield group
-            group = []
-        group.append((path, picture))
-    if group:
-        yield group
-
-
-def _results(
-    values: Any,
-    trained: TrainedNetwork,
-    look: _Look,
-    group: Sequence[tuple[Path, images.Picture]],
-    interrupts: console.Interrupts,
-) -> Iterator[tuple[Path, images.Picture, np.ndarray]]:
-    if len(group) == 1:
-        path, picture = group[0]
-        result = _stylized(values, trained, look, picture.rgb, interrupts)
-        if result is not None:
-            yield path, picture, result
-        return
-    batch = np.stack([picture.rgb for _, picture in group])
-    results = np.array(
-        stylization.stylize_batch(
-            trained.variables, batch, network=look.network, style_weights=look.weights[0]
-        )
-    )
-    for (path, picture), result in zip(group, results, strict=True):
-        yield path, picture, _finished(look, result, picture.rgb, ())
-
-
 def _write_sheet(values: Any, trained: TrainedNetwork, look: _Look) -> int:
     """The photo in every style of the network, beside its paintings."""
     output = values.output or f"{Path(values.input).stem}-sheet.png"
     images.check_writable(output)
-    if values.input != _PIPE and Path(values.input).expanduser().is_dir():
+    if picture_run.is_folder(values.input):
         raise UserError("--sheet takes one photo, not a folder")
-    picture = _read_input(values).rgb
+    picture = picture_run.read(values.input).rgb
     side = values.image_size or _SHEET_SIDE
     photo = images.fit(picture, side)
     cells, labels = [photo], ["photo"]

@@ -1,0 +1,162 @@
+"""Measure super-resolution on photos: PSNR and SSIM of the networks and of bicubic enlargement.
+
+Each photo is cropped to a multiple of the factor, made small, enlarged again and compared with what
+it was, on the luma of 8 bits, without a border as wide as the factor.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from perceptual_jax import (
+    color,
+    console,
+    degradation,
+    flags,
+    metrics,
+    networks,
+    super_resolution,
+    tasks,
+)
+from perceptual_jax.errors import UserError
+from perceptual_jax.io import images, network_files, resources, sheets
+
+_CROP = 128
+
+
+def define_flags(define: flags.Flags) -> None:
+    define.group("What is measured")
+    define.text("data", None, "A folder of photos, such as Set5.")
+    define.integer("factor", 4, "By which each side becomes larger: 4 or 8.", least=4)
+    define.names(
+        "network",
+        ["pixel", "feature"],
+        "Networks to measure: feature, pixel, or files of --mode=train_superres.",
+    )
+    define.choice(
+        "degradation",
+        "blur",
+        degradation.KINDS,
+        "How small pictures are made: blur, of sigma 1 and then bicubic as the paper's networks "
+        "are trained, or bicubic alone, as benchmarks are.",
+    )
+    define.switch(
+        "match_histogram",
+        False,
+        "Give every colour channel of a result the distribution that it has in the small picture.",
+    )
+    define.group("Results")
+    define.text(
+        "workdir",
+        None,
+        "Folder for table.md, results.json and crops.png, by default runs/evaluate-xFACTOR.",
+    )
+
+
+def main(values: Any) -> int:
+    if values.factor not in networks.FACTORS:
+        raise UserError(f"--factor={values.factor} must be 4 or 8")
+    if not values.data:
+        raise UserError("--data is missing: give a folder of photos")
+    files = _photos(values.data)
+    if not values.network:
+        raise UserError("--network is empty: give feature, pixel or a file")
+    trained = {name: network_files.load_superres(name, values.factor) for name in values.network}
+    labels = {name: Path(name).stem for name in trained}
+    rows: dict[str, dict[str, dict[str, float]]] = {}
+    pictures: list[list[np.ndarray]] = []
+    bar = console.ProgressBar(len(files))
+    for path in files:
+        truth = _cropped(images.read(path), values.factor, path)
+        small = tasks.unit_range(degradation.degrade(truth, values.factor, kind=values.degradation))
+        found = {"bicubic": np.clip(networks.enlarge(small[None], values.factor)[0], 0.0, 1.0)}
+        for name, network in trained.items():
+            result = super_resolution.enlarge_batch(
+                network.variables, small[None], network=network.network
+            )[0]
+            if values.match_histogram:
+                result = jax.jit(color.match_histogram)(result, small)
+            found[labels[name]] = result
+        rows[path.stem] = {
+            label: _measured(result, tasks.unit_range(truth), values.factor)
+            for label, result in found.items()
+        }
+        pictures.append(
+            [_middle(np.asarray(shown)) for shown in (*found.values(), tasks.unit_range(truth))]
+        )
+        bar.update(1, path.stem, {})
+    bar.close()
+    rows["mean"] = _mean(list(rows.values()))
+    folder = Path(values.workdir or f"runs/evaluate-x{values.factor}").expanduser()
+    _write(folder, rows, pictures, flags.asked(values))
+    return 0
+
+
+def _photos(data: str) -> list[Path]:
+    folder = Path(data).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"--data={data} is no folder")
+    files = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in resources.PICTURE_SUFFIXES
+    )
+    if not files:
+        raise UserError(f"there is no picture in {folder}")
+    return files
+
+
+def _cropped(photo: np.ndarray, factor: int, path: Path) -> np.ndarray:
+    """In 8 bits, to sides that are multiples of the factor, at the bottom and right."""
+    height, width = (side // factor * factor for side in photo.shape[:2])
+    # SSIM needs 11 pixels within the border.
+    if min(height, width) < 11 + 2 * factor:
+        raise UserError(f"{path} is too small to be measured: leave it out")
+    return images.eight_bits(photo[:height, :width])
+
+
+def _measured(result: Any, truth: np.ndarray, factor: int) -> dict[str, float]:
+    psnr, ssim = metrics.y_psnr_ssim(result, truth, border=factor)
+    return {"psnr": float(psnr), "ssim": float(ssim)}
+
+
+def _mean(rows: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    return {
+        label: {
+            name: float(np.mean([row[label][name] for row in rows])) for name in ("psnr", "ssim")
+        }
+        for label in rows[0]
+    }
+
+
+def _middle(picture: np.ndarray) -> np.ndarray:
+    top, left = (max(0, side - _CROP) // 2 for side in picture.shape[:2])
+    return picture[top : top + _CROP, left : left + _CROP]
+
+
+def _write(
+    folder: Path,
+    rows: dict[str, dict[str, dict[str, float]]],
+    pictures: list[list[np.ndarray]],
+    settings: dict[str, Any],
+) -> None:
+    labels = list(rows["mean"])
+    lines = [
+        f"| PSNR (dB) / SSIM | {' | '.join(labels)} |",
+        f"|---|{'---|' * len(labels)}",
+    ]
+    for name, row in rows.items():
+        cells = [f"{row[label]['psnr']:.2f} / {row[label]['ssim']:.4f}" for label in labels]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    table = "\n".join(lines)
+    record = json.dumps({"settings": settings, "results": rows}, indent=2, default=str)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "table.md").write_text(table + "\n", encoding="utf-8")
+        (folder / "results.json").write_text(record + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+    crops = sheets.sheet(pictures, row_labels=list(rows)[:-1], column_labels=[*labels, "photo"])
+    images.write(folder / "crops.png", crops, settings=settings)
+    print(f"{table}\n\n{folder}: table.md, results.json, crops.png")

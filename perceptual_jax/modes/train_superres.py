@@ -1,0 +1,208 @@
+"""Train a network that enlarges photos four or eight times (Johnson et al. 2016, section 4.2).
+
+Low-resolution pictures are made from the photos: blurred, then reduced. Started again with the same
+--workdir, a run goes on exactly where it was.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perceptual_jax import (
+    degradation,
+    flags,
+    networks,
+    objective,
+    super_resolution,
+    tasks,
+    training_flags,
+    training_run,
+    vgg,
+)
+from perceptual_jax.errors import UserError, usage_errors
+from perceptual_jax.io import images, network_files, resources, sheets, weights
+from perceptual_jax.io.network_files import TrainedNetwork
+from perceptual_jax.training_flags import Amount, Amounts
+
+# On an accelerator the paper's (Johnson et al. 2016, section 4.2).
+AMOUNTS = Amounts(
+    accelerator=Amount(image_size=288, batch_size=4, steps=200_000),
+    cpu=Amount(image_size=144, batch_size=1, steps=10_000),
+)
+
+_LOSSES = ("feature", "pixel", "both")
+
+
+def define_flags(define: flags.Flags) -> None:
+    define.group("Super-resolution")
+    define.integer("factor", 4, "By which each side becomes larger: 4 or 8.", least=4)
+    define.choice(
+        "loss",
+        "both",
+        _LOSSES,
+        "feature: features of VGG resemble the photo's; pixel: its pixels, the paper's baseline; "
+        "both: the sum of the two.",
+    )
+    define.choice(
+        "degradation",
+        "blur",
+        degradation.KINDS,
+        "How small pictures are made: blur, of sigma 1 and then bicubic as in the paper, or "
+        "bicubic alone.",
+    )
+    define.group("Objective")
+    define.text(
+        "vgg",
+        "vgg16",
+        "The network of the features: vgg16 (embedded), vgg16-torchvision, vgg19-torchvision "
+        "(fetched once), or a file of weights.",
+    )
+    define.names("content_layers", ["relu2_2"], "Layers at which features are compared.")
+    define.number("content_weight", 1.0, "Of the feature reconstruction loss.")
+    define.number("pixel_weight", 1.0, "Of the mean squared difference of pixels in 0..255.")
+    define.group("Network")
+    define.choice(
+        "architecture",
+        "default",
+        ["default", "paper"],
+        "paper: batch normalisation, transposed convolutions, tanh, without the bicubic "
+        "enlargement to which the default adds.",
+    )
+    define.integer("width", 64, "Channels.", least=1)
+    define.integer("residual_blocks", 4, "In the middle of the network.", least=0)
+    define.text("network", None, "A trained network to begin with; its architecture is kept.")
+    # Where a photo is flat, the bicubic enlargement is almost right, and the logarithm of a loss
+    # near zero would make such photos decide every step: nothing is learnt then.
+    training_flags.define(define, AMOUNTS, mean="linear", warmup_steps=100)
+    define.integer(
+        "photo_size",
+        384,
+        "Short side to which larger photos are reduced, which makes them sharp, before crops are "
+        "cut out of them, in pixels.",
+        least=32,
+    )
+    training_flags.define_folder(define)
+
+
+def main(values: Any) -> int:
+    with usage_errors():
+        training_flags.join_processes(values)
+        aim, pixel_weight = _objective(values)
+    workdir, output = training_flags.places_of(values, f"superres-x{values.factor}-{values.loss}")
+    settings = _settings(values)
+    training_run.check_settings(workdir, settings)
+    began = _start(values, settings)
+    with usage_errors():
+        recipe = training_flags.recipe_of(values, settings)
+        batches = training_flags.batches_of(
+            settings,
+            training_flags.photo_source(values),
+            short_side=values.photo_size,
+            transform=functools.partial(_degraded, values.factor, values.degradation),
+        )
+    constants = {}
+    if aim.layers:
+        params = weights.load(values.vgg)
+        with usage_errors():
+            vgg.check_layers(params, aim.layers)
+        constants = {"vgg": vgg.with_adjoints(params)}
+    return training_run.run_to_file(
+        tasks.superres_loss(began.network, aim, pixel_weight=pixel_weight),
+        recipe,
+        began,
+        output=output,
+        store=values.store,
+        batches=batches,
+        constants=constants,
+        options=training_flags.options_of(values, workdir),
+        preview=functools.partial(_preview, began.network, values.degradation),
+    )
+
+
+def _objective(values: Any) -> tuple[objective.Objective, float]:
+    """What features are compared, and the weight of pixels."""
+    layers = () if values.loss == "pixel" else tuple(values.content_layers)
+    aim = objective.Objective(
+        formulation="johnson",
+        content_layers=layers,
+        content_weight=values.content_weight,
+        dtype=values.dtype,
+    )
+    pixel_weight = 0.0 if values.loss == "feature" else values.pixel_weight
+    if not (layers and values.content_weight) and not pixel_weight:
+        raise UserError(f"--loss={values.loss} has no layer or weight: nothing would be learnt")
+    return aim, pixel_weight
+
+
+def _settings(values: Any) -> dict[str, Any]:
+    """Every flag that decides the result, as it will be used."""
+    names = (
+        "factor",
+        "loss",
+        "degradation",
+        "vgg",
+        "content_layers",
+        "content_weight",
+        "pixel_weight",
+        "architecture",
+        "width",
+        "residual_blocks",
+        "network",
+        "photo_size",
+    )
+    return {
+        **{name: getattr(values, name) for name in names},
+        **training_flags.settings_of(values, AMOUNTS),
+    }
+
+
+def _start(values: Any, settings: dict[str, Any]) -> TrainedNetwork:
+    """A new network, or a trained one to go on with."""
+    if values.network:
+        trained = network_files.load_superres(values.network, values.factor)
+        network: networks.SuperResolutionNetwork = trained.network.clone(dtype=values.dtype)
+        training_flags.check_crop(network, settings)
+        return dataclasses.replace(trained, network=network, settings=settings)
+    paper = values.architecture == "paper"
+    network = (
+        networks.paper_super_resolution_network(values.factor)
+        if paper
+        else networks.SuperResolutionNetwork(factor=values.factor)
+    )
+    network = network.clone(
+        width=values.width, residual_blocks=values.residual_blocks, dtype=values.dtype
+    )
+    with usage_errors():
+        training_flags.check_crop(network, settings)
+        variables = networks.initial_variables(network, values.seed)
+    return TrainedNetwork(network=network, variables=variables, styles=(), settings=settings)
+
+
+def _degraded(factor: int, kind: str, photo: np.ndarray) -> dict[str, np.ndarray]:
+    return {"low": degradation.degrade(photo, factor, kind=kind)}
+
+
+def _preview(network: Any, kind: str, variables: Any, path: Path) -> None:
+    """Writes parts of the photos of examples/content: bicubic, by the network, as they are."""
+    rows = []
+    for name in resources.example_names("content"):
+        photo = images.read(resources.picture(name, "content"))
+        truth = _middle(images.eight_bits(images.fit(photo, 512)), 192)
+        low = tasks.unit_range(degradation.degrade(truth, network.factor, kind=kind))
+        bicubic = networks.enlarge(low[None], network.factor)[0]
+        output = super_resolution.enlarge_batch(variables, low[None], network=network)[0]
+        rows.append(
+            [
+                np.asarray(cell)
+                for cell in (np.clip(bicubic, 0.0, 1.0), output, tasks.unit_range(truth))
+            ]
+        )
+    images.write(path, sheets.sheet(rows, column_labels=["bicubic", "network", "photo"]))
+
+
+def _middle(picture: np.ndarray, side: int) -> np.ndarray:
+    top, left = ((length - side) // 2 for length in picture.shape[:2])
+    return picture[top : top + side, left : left + side]

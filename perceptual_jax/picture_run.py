@@ -1,0 +1,179 @@
+"""Pictures as a person hands them over: one, a folder of them, or through a pipe.
+
+What is done to them is a function; here they are read, put into batches of equal size, written, and
+counted, and one that cannot be read does not end the work on the others.
+"""
+
+import dataclasses
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from perceptual_jax import console
+from perceptual_jax.errors import UserError
+from perceptual_jax.io import images, resources
+from perceptual_jax.io.images import Picture
+
+PIPE = "-"
+
+# From pictures of one size to as many results, or None if it was interrupted.
+Apply = Callable[[Sequence[Picture], console.Interrupts], list[Picture] | None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is done to every picture.
+
+    Attributes:
+      apply: does it.
+      label: what a result is called after its picture, where no name was given.
+      settings: kept in every result.
+      batch_size: pictures of equal size given to `apply` at once.
+      largest_side: of pictures in a batch; larger ones are done alone.
+      prepare: done to a picture once it is read.
+    """
+
+    apply: Apply
+    label: str
+    settings: dict[str, Any]
+    batch_size: int = 1
+    largest_side: int = 1024
+    prepare: Callable[[Picture], Picture] = lambda picture: picture
+
+
+def is_folder(name: str) -> bool:
+    """Whether `--input` is a folder of pictures."""
+    return name != PIPE and Path(name).expanduser().is_dir()
+
+
+def read(name: str) -> Picture:
+    """The picture in a file, behind the name of an example, or on standard input.
+
+    Raises:
+      UserError: as `images.read_picture`.
+    """
+    if name != PIPE:
+        return images.read_picture(resources.picture(name, "content"))
+    with tempfile.NamedTemporaryFile(prefix="stdin-") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        return images.read_picture(file.name)
+
+
+def run(work: Work, source: str, output: str | None) -> int:
+    """Does the work on what `--input` and `--output` name.
+
+    Args:
+      work: what is done.
+      source: a file, the name of an example, a folder, or `PIPE`.
+      output: a file, a folder for a folder, or `PIPE`; None for a name made of the source's.
+
+    Returns:
+      The exit code for the shell.
+
+    Raises:
+      UserError: nothing can be read or written there.
+      KeyboardInterrupt: one picture was interrupted before there was a result.
+    """
+    return (_folder if is_folder(source) else _one)(work, source, output)
+
+
+def _one(work: Work, source: str, output: str | None) -> int:
+    began = time.monotonic()
+    if output is None:
+        output = PIPE if source == PIPE else f"{Path(source).stem}-{work.label}.png"
+    if output != PIPE:
+        images.check_writable(output)
+    picture = work.prepare(read(source))
+    with console.interruptible() as interrupts:
+        results = work.apply([picture], interrupts)
+    if results is None:
+        raise KeyboardInterrupt
+    _write(output, results[0], work.settings)
+    height, width = results[0].rgb.shape[:2]
+    message = f"{output}: {width}x{height}, {time.monotonic() - began:.1f} s"
+    print(message, file=sys.stderr if output == PIPE else sys.stdout)
+    return 0
+
+
+def _write(output: str, picture: Picture, settings: dict[str, Any]) -> None:
+    if output != PIPE:
+        images.write(output, picture.rgb, alpha=picture.alpha, settings=settings)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture.png"
+        images.write(path, picture.rgb, alpha=picture.alpha, settings=settings)
+        sys.stdout.buffer.write(path.read_bytes())
+        sys.stdout.buffer.flush()
+
+
+def _folder(work: Work, source: str, output: str | None) -> int:
+    """Every picture of a folder; one that cannot be read is told at the end."""
+    folder = Path(source).expanduser()
+    if not output or output == PIPE:
+        raise UserError(f"--input={source} is a folder: give a folder with --output")
+    target = Path(output).expanduser()
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix.lower() in resources.PICTURE_SUFFIXES
+    )
+    if not files:
+        raise UserError(f"there is no picture in {folder}")
+    failed: list[str] = []
+    done = 0
+    bar = console.ProgressBar(len(files))
+    with console.interruptible() as interrupts:
+        for group in _equal_sized(work, files, failed):
+            try:
+                results = work.apply([picture for _, picture in group], interrupts) or []
+            except UserError as error:
+                failed += [f"{path}: {error}" for path, _ in group]
+                results = []
+            for (path, _), result in zip(group, results, strict=False):
+                place = target / path.relative_to(folder)
+                if place.suffix.lower() not in images.WRITABLE_SUFFIXES:
+                    place = place.with_suffix(".png")
+                try:
+                    _write(str(place), result, work.settings)
+                    done += 1
+                except UserError as error:
+                    failed.append(str(error))
+            bar.update(len(group), f"{done} done", {})
+            if interrupts:
+                break
+    bar.close()
+    print(f"{target}: {done} of {len(files)} pictures")
+    for line in failed:
+        print(f"left out: {line}", file=sys.stderr)
+    if interrupts:
+        return interrupts.exit_code
+    return 2 if failed and not done else 0
+
+
+def _equal_sized(
+    work: Work, files: Sequence[Path], failed: list[str]
+) -> Iterator[list[tuple[Path, Picture]]]:
+    """Pictures in groups that can be done at once: equal in size, next to each other, not large."""
+    group: list[tuple[Path, Picture]] = []
+    for path in files:
+        try:
+            picture = work.prepare(images.read_picture(path))
+        except UserError as error:
+            failed.append(str(error))
+            continue
+        shape = picture.rgb.shape
+        if group and (
+            len(group) == work.batch_size
+            or group[0][1].rgb.shape != shape
+            or max(shape[:2]) > work.largest_side
+        ):
+            yield group
+            group = []
+        group.append((path, picture))
+    if group:
+        yield group
