@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 
 VGG16_DEPTHS = (2, 2, 3, 3, 3)
 VGG19_DEPTHS = (2, 2, 4, 4, 4)
@@ -69,6 +70,17 @@ def convolve(images: np.ndarray, kernel: np.ndarray, padding: str) -> np.ndarray
         images = np.pad(images, around)
     windows = np.lib.stride_tricks.sliding_window_view(images, (rows, columns), axis=(1, 2))
     return np.einsum("nhwcij,ijcd->nhwd", windows, kernel, optimize=True)
+
+
+def bicubic(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pillow's bicubic resizing of `(N, H, W, C)`, as floats: not rounded between the axes."""
+    size, filter = (width, height), Image.Resampling.BICUBIC
+    channels = np.moveaxis(np.asarray(images, np.float32), -1, 1)
+    resized = [
+        [np.asarray(Image.fromarray(channel).resize(size, filter)) for channel in image]
+        for image in channels
+    ]
+    return np.moveaxis(np.array(resized), 1, -1)
 
 
 def pool(images: np.ndarray, pooling: str) -> np.ndarray:

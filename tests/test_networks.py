@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from perceptual_jax import layers, networks
-from perceptual_jax.networks import StyleNetwork
+from perceptual_jax.networks import StyleNetwork, SuperResolutionNetwork
 from tests import reference
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -19,31 +19,73 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 TINY = StyleNetwork(width=2, residual_blocks=1)
 THREE_STYLES = StyleNetwork(styles=3, width=2, residual_blocks=1)
 TINY_PAPER = networks.paper_style_network().clone(width=2)
+ENLARGING = {
+    factor: SuperResolutionNetwork(factor, width=2, residual_blocks=1) for factor in (4, 8)
+}
+ENLARGING_PAPER = {
+    factor: networks.paper_super_resolution_network(factor).clone(width=2, residual_blocks=1)
+    for factor in (4, 8)
+}
 RATIO = np.array([0.3, 0.0, 0.7], np.float32)
 
 # Of sides that no stride divides.  Most tests share them, since every other size is another program
 # to compile.
 IMAGES = reference.random_images(2, 13, 15, 3)
+SMALL_IMAGES = reference.random_images(2, 7, 9, 3)
+
+# Of what is added to the bicubic enlargement: files of trained networks rely on it.
+ADDED_SCALE = 0.025
 
 # One compiled program instead of one for every operation.
 apply = jax.jit(
-    lambda network, variables, images, weights=None, **options: network.apply(
-        variables, images, weights, **options
-    ),
+    lambda network, variables, *inputs, **options: network.apply(variables, *inputs, **options),
     static_argnums=0,
     static_argnames=("train", "mutable"),
 )
 
 
-def variables_of(network: StyleNetwork) -> Any:
-    side = networks.smallest_side(network)
-    shapes = jax.eval_shape(
-        network.init,
-        jax.random.key(0),
-        jnp.zeros((1, side, side, 3)),
-        jnp.zeros(network.styles),
-    )
+def variables_of(network: StyleNetwork | SuperResolutionNetwork) -> Any:
+    shapes = jax.eval_shape(lambda: networks.initial_variables(network, seed=0))
     return reference.random_variables(shapes)
+
+
+def layer_shapes(network: Any, height: int, width: int) -> dict[str, Any]:
+    """Of what every layer gives for a photo of this size."""
+    images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), images)
+    output, found = jax.eval_shape(
+        lambda variables, images: network.apply(
+            variables, images, capture_intermediates=True, mutable=["intermediates"]
+        ),
+        variables,
+        images,
+    )
+    layers = {
+        name: layer["__call__"][0].shape[1:]
+        for name, layer in found["intermediates"].items()
+        if "__call__" in layer and name != "__call__"
+    }
+    return {**layers, "image": output.shape[1:]}
+
+
+def parameter_counts(variables: Any) -> dict[str, int]:
+    """Of every part of a network."""
+    return {
+        name: sum(leaf.size for leaf in jax.tree.leaves(part))
+        for name, part in variables["params"].items()
+    }
+
+
+def check_running_statistics(
+    variables: Any, updated: Any, first: np.ndarray, *, train: bool
+) -> None:
+    """Those of the first layer go a tenth of the way to the batch's, in training."""
+    share = 0.1 if train else 0.0
+    for name, of_batch in (("mean", first.mean((0, 1, 2))), ("var", first.var((0, 1, 2)))):
+        before = variables["batch_stats"]["norm1"]["batch"][name]
+        after = (updated["batch_stats"] or variables["batch_stats"])["norm1"]["batch"][name]
+        expected = (1 - share) * before + share * of_batch
+        np.testing.assert_allclose(after, expected, rtol=1e-5, atol=1e-6)
 
 
 def pad(x: np.ndarray, margin: int, mode: Any = "reflect") -> np.ndarray:
@@ -51,7 +93,7 @@ def pad(x: np.ndarray, margin: int, mode: Any = "reflect") -> np.ndarray:
 
 
 class Forward:
-    """The network in float64 NumPy, from table 1 of the supplement and the docstrings."""
+    """The networks in float64 NumPy, from the tables of the supplement and the docstrings."""
 
     def __init__(self, variables: Any, weights: Any = (1.0,), *, train: bool = False) -> None:
         self.variables = variables
@@ -71,7 +113,10 @@ class Forward:
         scale, bias = self.weights @ layer["scale"], self.weights @ layer["bias"]
         return (x - mean) / np.sqrt(variance + 1e-5) * scale + bias
 
-    def batch_norm(self, x: np.ndarray, layer: Any, running: Any) -> np.ndarray:
+    def batch_norm(self, x: np.ndarray, *path: str) -> np.ndarray:
+        layer, running = self.variables["params"], self.variables["batch_stats"]
+        for name in (*path, "batch"):
+            layer, running = layer[name], running[name]
         mean, variance = running["mean"], running["var"]
         if self.train:
             mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
@@ -97,28 +142,49 @@ class Forward:
 
     def paper(self, images: np.ndarray) -> np.ndarray:
         """Batch normalisation, transposed convolutions, 40 pixels of padding, tanh."""
-        params, running = self.variables["params"], self.variables["batch_stats"]
-
-        def normalized(x: np.ndarray, *path: str) -> np.ndarray:
-            layer, statistics = params, running
-            for name in (*path, "batch"):
-                layer, statistics = layer[name], statistics[name]
-            return self.batch_norm(x, layer, statistics)
-
+        params = self.variables["params"]
         x = pad(4.0 * np.asarray(images, np.float64) - 2.0, 40)
         for index in (1, 2, 3):
             x = self.convolved(x, params[f"conv{index}"], "zeros", stride=1 if index == 1 else 2)
-            x = np.maximum(normalized(x, f"norm{index}"), 0)
+            x = np.maximum(self.batch_norm(x, f"norm{index}"), 0)
         for name in (f"residual{index}" for index in range(1, 6)):
-            y = normalized(self.convolved(x, params[name]["conv1"], "none"), name, "norm1")
+            y = self.batch_norm(self.convolved(x, params[name]["conv1"], "none"), name, "norm1")
             y = self.convolved(np.maximum(y, 0), params[name]["conv2"], "none")
-            x = x[:, 2:-2, 2:-2] + normalized(y, name, "norm2")
+            x = x[:, 2:-2, 2:-2] + self.batch_norm(y, name, "norm2")
         for index in (1, 2):
             x = self.transposed(x, params[f"up{index}"])
-            x = np.maximum(normalized(x, f"up_norm{index}"), 0)
+            x = np.maximum(self.batch_norm(x, f"up_norm{index}"), 0)
         height, width = images.shape[1:3]
         x = self.convolved(x, params["output"], "zeros")
         return (0.5 + 0.5 * np.tanh(x))[:, :height, :width]
+
+    def enlarging(self, images: np.ndarray, factor: int, upsampling: str) -> np.ndarray:
+        """One residual block, no normalisation, reflection: what its last layer gives."""
+        params = self.variables["params"]
+        x = np.maximum(self.convolved(4.0 * images.astype(np.float64) - 2.0, params["conv1"]), 0)
+        y = np.maximum(self.convolved(x, params["residual1"]["conv1"]), 0)
+        x = x + self.convolved(y, params["residual1"]["conv2"])
+        for index in range(1, {4: 2, 8: 3}[factor] + 1):
+            if upsampling == "nearest":
+                x = self.convolved(x.repeat(2, axis=1).repeat(2, axis=2), params[f"up{index}"])
+            else:
+                x = self.subpixel(x, params[f"up{index}"])
+            x = np.maximum(x, 0)
+        return self.convolved(x, params["output"])
+
+    def enlarging_paper(self, images: np.ndarray, factor: int) -> np.ndarray:
+        """One residual block, batch normalisation, transposed convolutions, zeros around, tanh."""
+        params = self.variables["params"]
+        x = self.convolved(4.0 * images.astype(np.float64) - 2.0, params["conv1"], "zeros")
+        x = np.maximum(self.batch_norm(x, "norm1"), 0)
+        block = params["residual1"]
+        y = self.batch_norm(self.convolved(x, block["conv1"], "zeros"), "residual1", "norm1")
+        y = self.convolved(np.maximum(y, 0), block["conv2"], "zeros")
+        x = x + self.batch_norm(y, "residual1", "norm2")
+        for index in range(1, {4: 2, 8: 3}[factor] + 1):
+            x = self.transposed(x, params[f"up{index}"])
+            x = np.maximum(self.batch_norm(x, f"up_norm{index}"), 0)
+        return 0.5 + 0.5 * np.tanh(self.convolved(x, params["output"], "zeros"))
 
     @staticmethod
     def transposed(x: np.ndarray, layer: Any) -> np.ndarray:
@@ -130,6 +196,16 @@ class Forward:
             for j in range(3):
                 painted[:, k : k + 2 * height : 2, j : j + 2 * width : 2] += x @ kernel[k, j]
         return painted[:, 1:, 1:] + layer["bias"]
+
+    @staticmethod
+    def subpixel(x: np.ndarray, layer: Any) -> np.ndarray:
+        """Each position becomes 2x2 pixels, of a quarter of the channels each."""
+        four = reference.convolve(pad(x, 1), np.asarray(layer["kernel"], np.float64), "VALID")
+        count, height, width, _ = x.shape
+        enlarged = np.empty((count, 2 * height, 2 * width, four.shape[-1] // 4))
+        for index, quarter in enumerate(np.split(four, 4, axis=-1)):
+            enlarged[:, index // 2 :: 2, index % 2 :: 2] = quarter
+        return enlarged + layer["bias"]
 
 
 @jax.jit
@@ -146,26 +222,8 @@ class TestPaper:
 
     NETWORK = networks.paper_style_network()
 
-    def shapes(self) -> dict[str, Any]:
-        """Of what every layer gives for a photo of 256x256."""
-        images = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
-        variables = jax.eval_shape(self.NETWORK.init, jax.random.key(0), images)
-        output, found = jax.eval_shape(
-            lambda variables, images: self.NETWORK.apply(
-                variables, images, capture_intermediates=True, mutable=["intermediates"]
-            ),
-            variables,
-            images,
-        )
-        layers = {
-            name: layer["__call__"][0].shape[1:]
-            for name, layer in found["intermediates"].items()
-            if "__call__" in layer and name != "__call__"
-        }
-        return {**layers, "image": output.shape[1:]}
-
     def test_every_layer_has_its_size(self) -> None:
-        found = self.shapes()
+        found = layer_shapes(self.NETWORK, 256, 256)
         expected = {
             "conv1": (336, 336, 32),
             "conv2": (168, 168, 64),
@@ -196,10 +254,7 @@ class TestPaper:
         expected = convolutions | {name: 2 * channels for name, channels in norms.items()}
         for index in range(1, 6):
             expected[f"residual{index}"] = 2 * (3 * 3 * 128 * 128 + 128) + 2 * 2 * 128
-        params = variables_of(self.NETWORK)["params"]
-        counts = {
-            name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()
-        }
+        counts = parameter_counts(variables_of(self.NETWORK))
         assert counts == expected
         assert sum(counts.values()) == 1_679_235
 
@@ -214,16 +269,10 @@ class TestPaper:
         found, updated = apply(TINY_PAPER, variables, images, train=train, mutable=("batch_stats",))
         expected = Forward(variables, train=train).paper(images)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-        # In training, the running statistics go a tenth of the way to the batch's.
         first = Forward(variables).convolved(
             pad(4.0 * images.astype(np.float64) - 2.0, 40), variables["params"]["conv1"], "zeros"
         )
-        share = 0.1 if train else 0.0
-        for name, of_batch in (("mean", first.mean((0, 1, 2))), ("var", first.var((0, 1, 2)))):
-            before = variables["batch_stats"]["norm1"]["batch"][name]
-            after = (updated["batch_stats"] or variables["batch_stats"])["norm1"]["batch"][name]
-            expected = (1 - share) * before + share * of_batch
-            np.testing.assert_allclose(after, expected, rtol=1e-5, atol=1e-6)
+        check_running_statistics(variables, updated, first, train=train)
 
     def test_cannot_leave_the_range_of_pixels(self) -> None:
         variables = jax.tree.map(lambda leaf: 30 * leaf, variables_of(TINY_PAPER))
@@ -294,6 +343,125 @@ class TestDefault:
         # Eight bits of significand, in a few layers.
         exact = apply(TINY, variables, IMAGES)
         assert 0 < np.abs(short - exact).max() < 0.1
+
+
+class TestSuperResolutionPaper:
+    """Johnson et al. 2016, supplement, table 2."""
+
+    @pytest.mark.parametrize(("factor", "side"), [(4, 72), (8, 36)])
+    def test_every_layer_has_its_size(self, factor: int, side: int) -> None:
+        """Nothing is cropped: what is made of 72x72, and of 36x36, is 288x288."""
+        network = networks.paper_super_resolution_network(factor)
+        expected = {"conv1": (side, side, 64)}
+        for index in range(1, 5):
+            expected[f"residual{index}"] = (side, side, 64)
+        for index, doubled in enumerate((144, 288) if factor == 4 else (72, 144, 288), start=1):
+            expected[f"up{index}"] = (doubled, doubled, 64)
+        expected |= {"output": (288, 288, 3), "image": (288, 288, 3)}
+        found = layer_shapes(network, side, side)
+        assert {name: shape for name, shape in found.items() if "norm" not in name} == expected
+
+    @pytest.mark.parametrize(("factor", "total"), [(4, 401_859), (8, 438_915)])
+    def test_every_layer_has_its_parameters(self, factor: int, total: int) -> None:
+        """By hand, as those of the network for style."""
+        expected = {"conv1": 9 * 9 * 3 * 64 + 64, "norm1": 2 * 64, "output": 9 * 9 * 64 * 3 + 3}
+        for index in range(1, 5):
+            expected[f"residual{index}"] = 2 * (3 * 3 * 64 * 64 + 64) + 2 * 2 * 64
+        for index in (1, 2) if factor == 4 else (1, 2, 3):
+            expected |= {f"up{index}": 3 * 3 * 64 * 64 + 64, f"up_norm{index}": 2 * 64}
+        counts = parameter_counts(variables_of(networks.paper_super_resolution_network(factor)))
+        assert counts == expected
+        assert sum(counts.values()) == total
+
+    @pytest.mark.parametrize("train", [False, True])
+    @pytest.mark.parametrize("factor", [4, 8])
+    def test_has_the_values_of_numpy(self, factor: int, train: bool) -> None:
+        network = ENLARGING_PAPER[factor]
+        variables = variables_of(network)
+        found, updated = apply(
+            network, variables, SMALL_IMAGES, train=train, mutable=("batch_stats",)
+        )
+        expected = Forward(variables, train=train).enlarging_paper(SMALL_IMAGES, factor)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        first = Forward(variables).convolved(
+            4.0 * SMALL_IMAGES.astype(np.float64) - 2.0, variables["params"]["conv1"], "zeros"
+        )
+        check_running_statistics(variables, updated, first, train=train)
+
+    def test_cannot_leave_the_range_of_pixels(self) -> None:
+        network = ENLARGING_PAPER[4]
+        variables = jax.tree.map(lambda leaf: 30 * leaf, variables_of(network))
+        found = apply(network, variables, SMALL_IMAGES)
+        assert (np.min(found), np.max(found)) == (0.0, 1.0)
+
+
+class TestSuperResolution:
+    @pytest.mark.parametrize(
+        ("upsampling", "factor", "shape"),
+        [
+            ("nearest", 4, (2, 7, 9)),
+            ("nearest", 8, (2, 7, 9)),
+            ("nearest", 4, (1, 5, 6)),
+            ("subpixel", 4, (2, 7, 9)),
+        ],
+    )
+    def test_has_the_values_of_numpy(
+        self, upsampling: str, factor: int, shape: tuple[int, ...]
+    ) -> None:
+        network = ENLARGING[factor].clone(upsampling=upsampling)
+        variables, images = variables_of(network), reference.random_images(*shape, 3)
+        found = apply(network, variables, images)
+        assert found.dtype == jnp.float32
+        added = ADDED_SCALE * Forward(variables).enlarging(images, factor, upsampling)
+        expected = reference.bicubic(images, factor * shape[1], factor * shape[2]) + added
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    @pytest.mark.parametrize("factor", [4, 8])
+    def test_adds_to_the_bicubic_enlargement(self, factor: int, dtype: str) -> None:
+        """Which is in full precision, whatever the convolutions compute in."""
+        network = ENLARGING[factor].clone(dtype=dtype)
+        variables = variables_of(network)
+        variables["params"]["output"] = jax.tree.map(np.zeros_like, variables["params"]["output"])
+        found = apply(network, variables, SMALL_IMAGES)
+        expected = reference.bicubic(SMALL_IMAGES, 7 * factor, 9 * factor)
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+    def test_begins_close_to_it(self) -> None:
+        """A picture from the start: its first weights give a tenth of what would be added."""
+        network = ENLARGING[4].clone(width=8)
+        found = apply(network, networks.initial_variables(network, seed=0), SMALL_IMAGES)
+        added = np.asarray(found) - reference.bicubic(SMALL_IMAGES, 28, 36)
+        assert 0.02 < np.sqrt(np.mean(np.square(added))) / ADDED_SCALE < 0.25
+
+    def test_without_it_is_centred_on_grey(self) -> None:
+        """As the network for style."""
+        network = ENLARGING[4].clone(upsampling="nearest", skip=False)
+        variables = variables_of(network)
+        found = apply(network, variables, SMALL_IMAGES)
+        expected = 0.5 + 0.25 * Forward(variables).enlarging(SMALL_IMAGES, 4, "nearest")
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("factor", [4, 8])
+    @pytest.mark.parametrize("upsampling", layers.UPSAMPLINGS)
+    def test_enlarges_any_height_and_width(self, upsampling: str, factor: int) -> None:
+        network = ENLARGING[factor].clone(upsampling=upsampling)
+        variables = variables_of(network)
+        for height, width in [(5, 5), (7, 9), (338, 5), (6, 641)]:
+            images = jax.ShapeDtypeStruct((2, height, width, 3), jnp.float32)
+            found: Any = jax.eval_shape(network.apply, variables, images)
+            assert found.shape == (2, factor * height, factor * width, 3)
+
+    def test_has_nothing_that_training_would_move_by_itself(self) -> None:
+        """Unlike the paper's, whose batch normalisation keeps running statistics."""
+        variables = variables_of(ENLARGING[4])
+        assert set(variables) == {"params"}
+        found, updated = apply(
+            ENLARGING[4], variables, SMALL_IMAGES, train=True, mutable=("batch_stats",)
+        )
+        assert updated == {}
+        np.testing.assert_array_equal(found, apply(ENLARGING[4], variables, SMALL_IMAGES))
 
 
 class TestStyles:
@@ -428,14 +596,38 @@ class TestReach:
         # A transposed convolution looks at fewer pixels than it is given here.
         assert reach - 4 < furthest <= reach if upsampling == "transposed" else furthest == reach
 
-    def test_of_the_default_network(self) -> None:
-        """By hand: 17 around the residual blocks, and 8 for each of five."""
+    @pytest.mark.parametrize("factor", [4, 8])
+    @pytest.mark.parametrize("upsampling", layers.UPSAMPLINGS)
+    def test_of_super_resolution_is_in_pixels_of_the_input(
+        self, upsampling: str, factor: int
+    ) -> None:
+        network = ENLARGING[factor].clone(upsampling=upsampling)
+        # Positive weights: every ReLU lets everything through, and nothing cancels.
+        variables = jax.tree.map(np.abs, variables_of(network))
+        images = 0.5 + 0.5 * reference.random_images(1, 25, 25, 3)
+
+        @jax.jit
+        @jax.grad
+        def gradient(images: jax.Array, place: jax.Array) -> jax.Array:
+            output: Any = network.apply(variables, images)
+            return jnp.sum(output[0, place, place])
+
+        furthest = 0
+        # All output pixels of one pixel of the input.
+        for place in range(12 * factor, 13 * factor):
+            reached = np.nonzero(np.asarray(gradient(images, place))[0].any(-1))
+            furthest = max(furthest, *(int(np.abs(axis - 12).max()) for axis in reached))
+        reach = networks.reach(network)
+        # The other upsamplings look at fewer pixels than they are given here.
+        assert furthest == reach if upsampling == "subpixel" else reach - 1 <= furthest <= reach
+
+    def test_of_networks_of_full_size(self) -> None:
+        """By hand: 17 around the residual blocks, and 8 for each of five; 7, and 2 for each."""
         assert networks.reach(StyleNetwork()) == 17 + 5 * 8
+        assert networks.reach(SuperResolutionNetwork(upsampling="subpixel")) == 7 + 4 * 2
 
 
 class TestMistakes:
-    VARIABLES = variables_of(TINY)
-
     @pytest.mark.parametrize(
         ("images", "told"),
         [
@@ -447,8 +639,9 @@ class TestMistakes:
         ],
     )
     def test_of_images(self, images: jax.Array, told: str) -> None:
-        with pytest.raises(ValueError, match=told):
-            apply(TINY, self.VARIABLES, images)
+        for network in (TINY, ENLARGING[4]):
+            with pytest.raises(ValueError, match=told):
+                apply(network, {}, images)
 
     def test_of_images_too_small_for_the_padding_of_the_paper(self) -> None:
         with pytest.raises(ValueError, match="both sides need at least 41"):
@@ -469,6 +662,22 @@ class TestMistakes:
         with pytest.raises(ValueError, match=told):
             StyleNetwork(**options).init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
 
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            ({"factor": 2}, "factor must be 4 or 8, got 2"),
+            ({"factor": 6}, "factor must be 4 or 8, got 6"),
+            ({"normalization": "instance"}, "normalization must be .*batch.*, got 'instance'"),
+            ({"upsampling": "bicubic"}, "upsampling must be one of .*subpixel.*, got 'bicubic'"),
+            ({"padding": "once"}, "padding must be one of .*zeros.*, got 'once'"),
+            ({"output": "sigmoid", "skip": False}, "output must be one of .*tanh.*, got 'sigmoid'"),
+            ({"output": "tanh"}, "skip=True needs output='linear'"),
+        ],
+    )
+    def test_of_options_of_super_resolution(self, options: dict[str, Any], told: str) -> None:
+        with pytest.raises(ValueError, match=told):
+            SuperResolutionNetwork(**options).init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+
     @pytest.mark.parametrize("shape", [(), (2,), (3, 3), (1, 1, 3)])
     def test_of_weights(self, shape: tuple[int, ...]) -> None:
         variables = variables_of(THREE_STYLES)
@@ -480,10 +689,26 @@ class TestMistakes:
             apply(THREE_STYLES, variables_of(THREE_STYLES), jnp.zeros((1, 16, 16, 3)))
 
 
+def test_initial_variables_follow_from_the_seed() -> None:
+    network = ENLARGING_PAPER[4].clone(residual_blocks=0)
+    first, again, other = (networks.initial_variables(network, seed) for seed in (3, 3, 4))
+    jax.tree.map(np.testing.assert_array_equal, again, first)
+    kernel, another = (found["params"]["conv1"]["kernel"] for found in (first, other))
+    assert np.abs(kernel - another).max() > 0.01
+
+
 class TestDescription:
-    @pytest.mark.parametrize("network", [THREE_STYLES, networks.paper_style_network()])
-    def test_makes_the_same_network_again(self, network: StyleNetwork) -> None:
-        assert StyleNetwork(**networks.describe(network.clone(dtype="bfloat16"))) == network
+    @pytest.mark.parametrize(
+        "network",
+        [
+            THREE_STYLES,
+            networks.paper_style_network(),
+            ENLARGING[8],
+            networks.paper_super_resolution_network(4),
+        ],
+    )
+    def test_makes_the_same_network_again(self, network: Any) -> None:
+        assert type(network)(**networks.describe(network.clone(dtype="bfloat16"))) == network
 
     def test_of_variables_of_a_default_network(self) -> None:
         network = StyleNetwork(styles=4, width=3, residual_blocks=2)

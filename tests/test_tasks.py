@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perceptual_jax import tasks
-from perceptual_jax.networks import StyleNetwork
+from perceptual_jax import networks, tasks, vgg
+from perceptual_jax.networks import StyleNetwork, SuperResolutionNetwork
 from perceptual_jax.objective import Objective
 from tests import reference
 
@@ -38,9 +38,8 @@ def gram(image: np.ndarray, layer: str) -> np.ndarray:
     return reference.gram(features) / features.size
 
 
-def variables_of(network: StyleNetwork) -> Any:
-    example = jnp.zeros((1, 16, 16, 3))
-    initial = jax.eval_shape(network.init, jax.random.key(0), example, jnp.ones(network.styles))
+def variables_of(network: StyleNetwork | SuperResolutionNetwork) -> Any:
+    initial = jax.eval_shape(lambda: networks.initial_variables(network, seed=0))
     return reference.random_variables(initial)
 
 
@@ -127,3 +126,73 @@ class TestStyleLoss:
         assert running.keys() == initial["batch_stats"].keys()
         before = initial["batch_stats"]["norm1"]["batch"]["mean"]
         assert np.abs(running["norm1"]["batch"]["mean"] - before).min() > 0
+
+
+class TestSuperresLoss:
+    NETWORK = SuperResolutionNetwork(width=2, residual_blocks=0)
+    # Of two unrelated photos each, so that no term is small.
+    TRUE = np.random.default_rng(6).integers(0, 256, size=(2, 20, 24, 3), dtype=np.uint8)
+    LOW = np.random.default_rng(7).integers(0, 256, size=(2, 5, 6, 3), dtype=np.uint8)
+
+    def evaluated(
+        self, network: SuperResolutionNetwork, layers: tuple[str, ...], pixel_weight: float
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], Any]:
+        aim = Objective(formulation="johnson", content_layers=layers, content_weight=3.0)
+        loss = tasks.superres_loss(network, aim, pixel_weight=pixel_weight)
+        batch = {"photos": jnp.asarray(self.TRUE), "low": jnp.asarray(self.LOW)}
+        constants = {"vgg": vgg.with_adjoints(PARAMS)} if layers else {}
+        return jax.device_get(jax.jit(loss)(variables_of(network), batch, constants))
+
+    @pytest.mark.parametrize(
+        ("layers", "pixel_weight"),
+        [((), 0.5), (("relu2_2",), 0.0), (("relu1_2", "relu2_2"), 0.5)],
+        ids=["pixel", "feature", "both"],
+    )
+    def test_is_that_of_each_photo_in_features_and_pixels(
+        self, layers: tuple[str, ...], pixel_weight: float
+    ) -> None:
+        """Johnson et al. 2016, eq. 2 and section 3.2; VGG is not there where it is not needed."""
+        totals, terms, updated = self.evaluated(self.NETWORK, layers, pixel_weight)
+        assert updated == {}
+        assert totals.shape == (2,)
+        low, photos = (picture / np.float32(255) for picture in (self.LOW, self.TRUE))
+        outputs = np.asarray(jax.jit(self.NETWORK.apply)(variables_of(self.NETWORK), low))
+        for index in range(2):
+            found, wanted = (
+                reference.vgg_features(PARAMS, image[index : index + 1], "max")
+                for image in (outputs, photos)
+            )
+            expected = {
+                f"content/{layer}": 3.0 * np.mean(np.square(found[layer] - wanted[layer]))
+                for layer in layers
+            }
+            if pixel_weight:
+                away = 255.0 * outputs[index].astype(np.float64) - self.TRUE[index]
+                expected["pixel"] = 0.5 * np.mean(np.square(away))
+            assert {name: term.shape for name, term in terms.items()} == dict.fromkeys(
+                expected, (2,)
+            )
+            for name, value in expected.items():
+                np.testing.assert_allclose(terms[name][index], value, rtol=1e-4, err_msg=name)
+            np.testing.assert_allclose(totals[index], sum(expected.values()), rtol=1e-4)
+
+    def test_is_nothing_for_the_true_picture(self) -> None:
+        """An enlargement of a flat picture, to which the network adds nothing, is flat."""
+        variables = variables_of(self.NETWORK)
+        output = jax.tree.map(np.zeros_like, variables["params"]["output"])
+        variables["params"]["output"] = output
+        aim = Objective(formulation="johnson", content_layers=("relu2_2",))
+        flat = {"photos": np.full((1, 20, 20, 3), 77), "low": np.full((1, 5, 5, 3), 77)}
+        batch = {name: jnp.asarray(picture, jnp.uint8) for name, picture in flat.items()}
+        loss = tasks.superres_loss(self.NETWORK, aim, pixel_weight=1.0)
+        total, _, _ = jax.jit(loss)(variables, batch, {"vgg": vgg.with_adjoints(PARAMS)})
+        np.testing.assert_allclose(total, [0.0], atol=1e-7)
+
+    def test_gives_the_running_statistics_on(self) -> None:
+        """Of batch normalisation, which moves them while it trains."""
+        network = self.NETWORK.clone(normalization="batch")
+        _, _, updated = self.evaluated(network, (), 1.0)
+        before = variables_of(network)["batch_stats"]
+        assert updated["batch_stats"].keys() == before.keys() == {"norm1", "up_norm1", "up_norm2"}
+        for name, norm in updated["batch_stats"].items():
+            assert np.abs(norm["batch"]["mean"] - before[name]["batch"]["mean"]).min() > 0

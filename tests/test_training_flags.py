@@ -1,14 +1,16 @@
 """The flags of training: what is left open, what is made of them, and what is told."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
 
-from perceptual_jax import training_flags
+from perceptual_jax import networks, training_flags
 from perceptual_jax.errors import UserError
 from perceptual_jax.flags import Flags
 from perceptual_jax.io import photos, resources
+from perceptual_jax.networks import StyleNetwork, SuperResolutionNetwork
 from perceptual_jax.training_flags import Amount, Amounts
 
 AMOUNTS = Amounts(accelerator=Amount(256, 4, 40000), cpu=Amount(128, 1, 4000))
@@ -20,6 +22,17 @@ def values_of(*arguments: str) -> Any:
     training_flags.define_folder(flags)
     flags.values(["run.py", *arguments])
     return flags.values
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [("cpu", AMOUNTS.cpu), ("gpu", AMOUNTS.accelerator), ("tpu", AMOUNTS.accelerator)],
+)
+def test_amounts_are_those_of_the_device(
+    backend: str, expected: Amount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert AMOUNTS.here() == expected
 
 
 class TestSettings:
@@ -71,6 +84,64 @@ class TestRecipe:
         values = values_of()
         recipe = training_flags.recipe_of(values, training_flags.settings_of(values, AMOUNTS))
         assert (recipe.learning_rate, recipe.schedule, recipe.mean) == (1e-3, "cosine", "log")
+
+
+class TestPlaces:
+    @pytest.mark.parametrize(
+        ("flags", "expected"),
+        [
+            ([], ("runs/wave", "runs/wave/network.safetensors")),
+            (["--workdir=gs://b/run"], ("gs://b/run", "gs://b/run/network.safetensors")),
+            (["--output=wave.safetensors"], ("runs/wave", "wave.safetensors")),
+            (["--workdir=a", "--output=b/c.safetensors"], ("a", "b/c.safetensors")),
+        ],
+    )
+    def test_are_as_asked_or_called_by_the_name(
+        self, flags: list[str], expected: tuple[str, str]
+    ) -> None:
+        assert training_flags.places_of(values_of(*flags), "wave") == expected
+
+    @pytest.mark.parametrize("place", ["{home}", "~/networks"])
+    def test_the_network_needs_a_file(
+        self, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Found out before the training and not after it."""
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("USERPROFILE", str(tmp_path))
+        (tmp_path / "networks").mkdir()
+        output = place.format(home=tmp_path)
+        with pytest.raises(UserError, match=f"--output={output} is a folder: give the path of a"):
+            training_flags.places_of(values_of(f"--output={output}"), "wave")
+
+
+class TestCrop:
+    @pytest.mark.parametrize(
+        ("network", "sides"),
+        [
+            (StyleNetwork(), [32, 33, 5]),
+            (networks.paper_style_network(), [41]),
+            (SuperResolutionNetwork(factor=4), [20, 36, 288]),
+            (SuperResolutionNetwork(factor=8), [40, 144]),
+        ],
+    )
+    def test_of_these_sides_are_taken(self, network: Any, sides: list[int]) -> None:
+        for side in sides:
+            training_flags.check_crop(network, {"image_size": side})
+
+    @pytest.mark.parametrize(
+        ("network", "side", "told"),
+        [
+            (StyleNetwork(), 4, "needs crops of 5 pixels: raise --image_size=4"),
+            (networks.paper_style_network(), 40, "needs crops of 41 pixels: raise --image_size=40"),
+            (SuperResolutionNetwork(factor=4), 16, "needs crops of 20 pixels: raise"),
+            (SuperResolutionNetwork(factor=8), 32, "needs crops of 40 pixels: raise"),
+            (SuperResolutionNetwork(factor=4), 34, "--image_size=34 must be a multiple of 4, the"),
+            (SuperResolutionNetwork(factor=8), 44, "--image_size=44 must be a multiple of 8, the"),
+        ],
+    )
+    def test_of_other_sides_it_is_told(self, network: Any, side: int, told: str) -> None:
+        with pytest.raises(UserError, match=told):
+            training_flags.check_crop(network, {"image_size": side})
 
 
 class TestProcesses:

@@ -497,6 +497,22 @@ def test_a_photo_is_resized_with_antialiasing(tmp_path):
     np.testing.assert_allclose(photo[:, 1:-1], 255 / 8, atol=5)
 
 
+@pytest.mark.parametrize(("short_side", "expected"), [(10, (10, 15)), (40, (40, 60))])
+def test_the_fewest_pixels_are_those_of_the_file(tmp_path, short_side, expected):
+    Image.fromarray(smooth(20, 30)).save(tmp_path / "a.png")
+    photo = photo_of(tmp_path / "a.png", short_side=short_side, least=20)
+    assert photo.shape == (*expected, 3)
+    with pytest.raises(UserError, match=r"a\.png is too small, 30x20: leave it out"):
+        photo_of(tmp_path / "a.png", short_side=short_side, least=21)
+
+
+def test_fewer_pixels_than_by_default_may_do(tmp_path):
+    Image.fromarray(noise(5, 7, 3)).save(tmp_path / "a.png")
+    assert photo_of(tmp_path / "a.png", short_side=5, least=5).shape == (5, 7, 3)
+    with pytest.raises(UserError, match="too small, 7x5"):
+        photo_of(tmp_path / "a.png", short_side=5)
+
+
 # Which is not silenced, and would be an error here.
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(

@@ -14,23 +14,27 @@ import numpy as np
 import pytest
 import safetensors
 
+from perceptual_jax import networks
 from perceptual_jax.errors import UserError
 from perceptual_jax.io import network_files, resources, tensorfile
 from perceptual_jax.io.network_files import TrainedNetwork
-from perceptual_jax.networks import StyleNetwork
+from perceptual_jax.networks import StyleNetwork, SuperResolutionNetwork
 from tests.io import torchwriter
 from tests.io.test_foreign_networks import random_transformer_net
 
 KERNEL = "params/conv2/kernel"
+ENLARGING = SuperResolutionNetwork(width=2, residual_blocks=1)
 
 
-def trained_network(network: StyleNetwork, **others: Any) -> TrainedNetwork:
+def trained_network(
+    network: StyleNetwork | SuperResolutionNetwork, **others: Any
+) -> TrainedNetwork:
     """A network with random variables, as the network itself would make them."""
-    images, weights = jnp.zeros((1, 64, 64, 3)), jnp.zeros(network.styles)
-    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), images, weights))
+    shapes = jax.eval_shape(lambda: networks.initial_variables(network, seed=0))
     random = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: random.standard_normal(leaf.shape, np.float32), shapes)
-    styles = tuple(f"style {index}" for index in range(network.styles))
+    rows = network.styles if isinstance(network, StyleNetwork) else 0
+    styles = tuple(f"style {index}" for index in range(rows))
     return TrainedNetwork(
         **{"variables": variables, "styles": styles, "settings": {}} | others, network=network
     )
@@ -121,6 +125,24 @@ class TestSaveAndLoad:
         check_same(found, batch)
         assert found.variables["batch_stats"]["norm1"]["batch"]["mean"].shape == (2,)
 
+    @pytest.mark.parametrize(
+        "network",
+        [
+            ENLARGING.clone(factor=8),
+            networks.paper_super_resolution_network(4).clone(width=2, residual_blocks=1),
+        ],
+    )
+    def test_of_super_resolution_without_styles(
+        self, network: SuperResolutionNetwork, tmp_path: Path
+    ) -> None:
+        enlarging = trained_network(network, settings={"loss": "both"})
+        network_files.save(tmp_path / "a", enlarging, dtype="float32")
+        found = network_files.load(tmp_path / "a")
+        assert (found.styles, found.thumbnails) == ((), ())
+        check_same(found, enlarging)
+        _, metadata = tensorfile.read(tmp_path / "a")
+        assert (metadata["kind"], metadata["styles"]) == ("superres", "[]")
+
     def test_what_it_computes_in_stays_behind(
         self, trained: TrainedNetwork, tmp_path: Path
     ) -> None:
@@ -195,6 +217,22 @@ class TestWhatIsNotWritten:
         with pytest.raises(ValueError, match=problem):
             network_files.save(tmp_path / "a", dataclasses.replace(trained, **changes))
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("changes", "problem"),
+        [
+            ({"styles": ("wave",)}, "1 names for 0 styles"),
+            ({"thumbnails": (np.zeros((8, 8, 3), np.uint8),)}, "1 thumbnails for 0 styles"),
+            ({"network": ENLARGING.clone(factor=8)}, "params/up3/kernel is missing"),
+            ({"network": ENLARGING.clone(factor=2)}, "factor must be 4 or 8"),
+        ],
+    )
+    def test_parts_that_do_not_fit_super_resolution(
+        self, changes: Any, problem: str, tmp_path: Path
+    ) -> None:
+        enlarging = trained_network(ENLARGING)
+        with pytest.raises(ValueError, match=problem):
+            network_files.save(tmp_path / "a", dataclasses.replace(enlarging, **changes))
 
     def test_unknown_dtypes(self, trained: TrainedNetwork, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="float64"):
@@ -305,7 +343,7 @@ class TestNames:
         return tmp_path / "weights" / "networks"
 
     def test_no_network_is_shipped(self, shelf: Path) -> None:
-        assert network_files.shipped() == []
+        assert network_files.shipped() == network_files.shipped("superres") == []
         with pytest.raises(UserError) as caught:
             network_files.load("wave")
         assert str(caught.value) == (
@@ -319,11 +357,13 @@ class TestNames:
         assert network_files.shipped() == network_files.shipped("style") == ["mosaic", "wave"]
         assert network_files.load("wave").styles == trained.styles
 
-    def test_shipped_networks_are_of_a_kind(self, shelf: Path) -> None:
-        tensor = {"x": np.zeros(1, np.float32)}
-        tensorfile.write(shelf / "x4.safetensors", tensor, {"kind": "super_resolution"})
-        assert network_files.shipped() == []
-        assert network_files.shipped("super_resolution") == ["x4"]
+    def test_shipped_networks_are_of_a_kind(self, shelf: Path, trained: TrainedNetwork) -> None:
+        network_files.save(shelf / "wave.safetensors", trained)
+        assert network_files.shipped("superres") == []
+        network_files.save(shelf / "x4.safetensors", trained_network(ENLARGING))
+        assert network_files.shipped("superres") == ["x4"]
+        assert network_files.shipped() == ["wave"]
+        assert network_files.load("x4").network == ENLARGING
 
     def test_a_file_wins_over_a_name_and_a_folder_does_not(
         self, shelf: Path, trained: TrainedNetwork

@@ -273,6 +273,12 @@ class TestBadPhotos:
             next(batches(found, num_threads=2))
 
 
+def ramp_file(path: Path) -> None:
+    """180 pixels each way, brighter by 255/179 with each column."""
+    ramp = np.rint(np.linspace(0, 255, 180)).astype(np.uint8)
+    Image.fromarray(np.stack([np.tile(ramp, (180, 1))] * 3, axis=-1)).save(path)
+
+
 @pytest.fixture(scope="module")
 def ten(tmp_path_factory: pytest.TempPathFactory) -> photos.Photos:
     return photos.source(folder_of_scenes(tmp_path_factory.mktemp("ten"), 10))
@@ -318,9 +324,7 @@ class TestBatches:
         assert plain == [crop._replace(mirrored=False) for crop in flipped]
 
     def test_photos_are_resized_to_an_eighth_more_than_the_crop(self, tmp_path: Path) -> None:
-        # A ramp of 255/179 a pixel over 180 pixels, which become 9/8 of the crop.
-        ramp = np.rint(np.linspace(0, 255, 180)).astype(np.uint8)
-        Image.fromarray(np.stack([np.tile(ramp, (180, 1))] * 3, axis=-1)).save(tmp_path / "a.png")
+        ramp_file(tmp_path / "a.png")
         for crop in (32, 160, 320):
             options = {"crop": crop, "batch_size": 1}
             photo = next(batches(photos.source(tmp_path), **options))["photos"][0]
@@ -328,6 +332,42 @@ class TestBatches:
             assert abs(int(photo[0, 0, 0]) - int(photo[0, -1, 0])) == pytest.approx(
                 (crop - 1) * 255 / 179 * 180 / (crop * 9 / 8), abs=2
             )
+
+    @pytest.mark.parametrize(
+        ("short_side", "shrunk"), [(32, 180 / 32), (60, 3.0), (180, 1.0), (400, 1.0)]
+    )
+    def test_larger_photos_are_reduced_to_the_short_side_and_none_is_enlarged(
+        self, tmp_path: Path, short_side: int, shrunk: float
+    ) -> None:
+        ramp_file(tmp_path / "a.png")
+        endless = batches(photos.source(tmp_path), crop=32, short_side=short_side, batch_size=1)
+        photo = next(endless)["photos"][0]
+        assert photo.shape == (32, 32, 3)
+        assert abs(int(photo[0, 0, 0]) - int(photo[0, -1, 0])) == pytest.approx(
+            31 * 255 / 179 * shrunk, abs=2
+        )
+
+    def test_smaller_photos_stay_as_they_are(self, ten: photos.Photos) -> None:
+        """To the pixel, and crops are from all over them."""
+        found = crops(ten, 60, short_side=40)
+        assert {crop.top for crop in found} == {0, 1, 2}
+        assert {crop.left for crop in found} == {0, 1, 2, 3, 4, 5}
+        assert {crop.number for crop in found} == set(range(10))
+
+    def test_photos_smaller_than_the_crop_are_skipped(self, tmp_path: Path) -> None:
+        """Which are large enough where photos are enlarged; those of just its size stay."""
+        folder_of_scenes(tmp_path, 3)
+        Image.new("RGB", (SHORT_SIDE - 1, 40)).save(tmp_path / "001.png")
+        source = photos.source(tmp_path)
+        options = {"crop": SHORT_SIDE, "batch_size": 3}
+        next(batches(source, **options))
+        assert source.skipped == {}
+        batch = next(batches(source, short_side=40, **options))
+        # Scene 2 is there for itself, and in the place of the one that was left out.
+        assert sorted(batch["photos"][:, 0, 0, 2]) == [0, 2, 2]
+        (name, reason), *others = source.skipped.items()
+        assert (name, others) == (str(tmp_path / "001.png"), [])
+        assert f"is too small, {SHORT_SIDE - 1}x40" in reason
 
     @pytest.mark.parametrize("num_threads", [1, 3])
     def test_threads_change_nothing(self, ten: photos.Photos, num_threads: int) -> None:
@@ -383,9 +423,18 @@ class TestBatches:
         alone.set_state(states[0])
         np.testing.assert_array_equal(next(alone)["index"], 24 + np.arange(6))
 
-    def test_a_transform_adds_entries(self, ten: photos.Photos) -> None:
-        batch = next(batches(ten, transform=lambda photo: {"small": photo[::4, ::4]}))
+    @pytest.mark.parametrize("short_side", [None, 40])
+    def test_a_transform_adds_entries(self, ten: photos.Photos, short_side: int | None) -> None:
+        """Of the crop that is in the batch, mirrored where that is."""
+
+        def transform(photo: np.ndarray) -> dict[str, np.ndarray]:
+            assert photo.shape == (CROP, CROP, 3)
+            assert photo.dtype == np.uint8
+            return {"small": photo[::4, ::4]}
+
+        batch = next(batches(ten, short_side=short_side, transform=transform))
         assert batch.keys() == {"photos", "index", "small"}
+        assert {crop_of(photo).mirrored for photo in batch["photos"]} == {False, True}
         np.testing.assert_array_equal(batch["small"], batch["photos"][:, ::4, ::4])
 
     @pytest.mark.parametrize(("count", "batch_size"), [(1, 1), (1, 3), (2, 7), (3, 1)])
@@ -421,6 +470,7 @@ class TestBatches:
         [
             {"batch_size": 0},
             {"crop": 0},
+            {"short_side": CROP - 1},
             {"seed": -1},
             {"num_threads": -1},
             {"prefetch": -1},
@@ -431,5 +481,5 @@ class TestBatches:
     def test_refuses_numbers_out_of_range(
         self, ten: photos.Photos, options: dict[str, int]
     ) -> None:
-        with pytest.raises(ValueError, match=r"must|no process"):
+        with pytest.raises(ValueError, match=r"must|no process|do not fit"):
             batches(ten, **options)
