@@ -38,6 +38,17 @@ def some_of(parts: Iterable[str]) -> Callable[[str], list[str]]:
     return chosen
 
 
+# A program that tells what the peer runs on, of which ONNX Runtime may be missing.
+_VERSIONS = """
+import importlib.util, json, platform, torch
+found = {"python_of_torch": platform.python_version(), "torch": torch.__version__}
+if importlib.util.find_spec("onnxruntime"):
+    import onnxruntime
+    found["onnxruntime"] = onnxruntime.__version__
+print(json.dumps(found))
+"""
+
+
 def machine(torch_python: str | None = None) -> dict[str, Any]:
     """What the measurements were made on, and with; `torch_python` is that of the peer."""
     cpu = platform.processor() or platform.machine()
@@ -53,11 +64,10 @@ def machine(torch_python: str | None = None) -> dict[str, Any]:
         "jax": importlib.metadata.version("jax"),
     }
     if torch_python:
-        ask = "import platform, torch; print(platform.python_version(), torch.__version__)"
         answer = subprocess.run(
-            [torch_python, "-c", ask], capture_output=True, text=True, check=True
+            [torch_python, "-c", _VERSIONS], capture_output=True, text=True, check=True
         )
-        found["python_of_torch"], found["torch"] = answer.stdout.split()
+        found |= json.loads(answer.stdout)
     return found
 
 
@@ -66,6 +76,8 @@ def heading(where: dict[str, Any]) -> str:
     line = f"{where['cpu']}, {where['cores']} cores; jax {where['jax']} on Python {where['python']}"
     if "torch" in where:
         line += f", torch {where['torch']} on Python {where['python_of_torch']}"
+    if "onnxruntime" in where:
+        line += f", onnxruntime {where['onnxruntime']}"
     return line
 
 

@@ -1,9 +1,15 @@
-"""VGG-16 and the style network in PyTorch, with the weights of our files.
+"""VGG-16 and the networks of one pass in PyTorch, with the weights of our files.
 
-The style network is that of Johnson et al. 2016 with instance normalisation, nearest-neighbour
-upsampling and reflection padding, as in PyTorch's example `fast_neural_style`.  Needs torch.
+The networks are those of Johnson et al. 2016 with nearest-neighbour upsampling and reflection
+padding, as in PyTorch's example `fast_neural_style`: for style transfer with instance
+normalisation; for super-resolution without, added to the bicubic enlargement.  Needs torch and
+numpy.
 """
 
+import functools
+import re
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -49,11 +55,11 @@ class VGG(torch.nn.Module):
         return found
 
 
-class StyleNetwork(torch.nn.Module):
-    """One style of a network.  Photos and pictures are `(N, 3, H, W)` in [0, 1], not clipped."""
+class Transformation(torch.nn.Module):
+    """What the networks share.  Images are `(N, 3, H, W)` in [0, 1] on both sides, not clipped."""
 
-    def __init__(self, weights, style, layout):
-        """Takes the tensors of a file by their names, the row of a style, and a key of LAYOUTS."""
+    def __init__(self, weights, layout):
+        """Takes the tensors of a file by their names, and a key of LAYOUTS."""
         super().__init__()
         self.layout = LAYOUTS[layout]
         self.parts = torch.nn.ParameterDict()
@@ -63,12 +69,13 @@ class StyleNetwork(torch.nn.Module):
             part = torch.from_numpy(values).float()
             if name.endswith("kernel"):
                 part = part.permute(3, 2, 0, 1).contiguous(memory_format=self.layout)
-            elif "/instance/" in name:
-                part = part[style].contiguous()
             self.parts[name.removeprefix("params/")] = torch.nn.Parameter(part)
-        self.residual_blocks = len(
-            {name.split("/")[0] for name in self.parts if "residual" in name}
-        )
+        layers = {name.split("/")[0] for name in self.parts}
+        self.residual_blocks = sum(name.startswith("residual") for name in layers)
+        self.upsamplings = sum(re.fullmatch(r"up\d+", name) is not None for name in layers)
+
+    def centred(self, images):
+        return 4 * (images.contiguous(memory_format=self.layout) - 0.5)
 
     def convolved(self, x, name, stride=1):
         kernel = self.parts[f"{name}/kernel"]
@@ -76,21 +83,68 @@ class StyleNetwork(torch.nn.Module):
         return F.conv2d(x, kernel, self.parts[f"{name}/bias"], stride)
 
     def normalized(self, x, name):
+        return x
+
+    def layer(self, x, name, norm, stride=1):
+        return F.relu(self.normalized(self.convolved(x, name, stride), norm), inplace=True)
+
+    def residuals(self, x):
+        for index in range(1, self.residual_blocks + 1):
+            block = f"residual{index}"
+            y = self.layer(x, f"{block}/conv1", f"{block}/norm1")
+            x = x + self.normalized(self.convolved(y, f"{block}/conv2"), f"{block}/norm2")
+        return x
+
+    def upsampled(self, x):
+        for index in range(1, self.upsamplings + 1):
+            x = F.interpolate(x, scale_factor=2, mode="nearest")
+            x = self.layer(x, f"up{index}", f"up_norm{index}")
+        return x
+
+
+class StyleNetwork(Transformation):
+    """One style of a network."""
+
+    def __init__(self, weights, style, layout):
+        """Takes the tensors of a file by their names, the row of a style, and a key of LAYOUTS."""
+        rows = {name: values[style] for name, values in weights.items() if "/instance/" in name}
+        super().__init__(weights | rows, layout)
+
+    def normalized(self, x, name):
         scale, bias = self.parts[f"{name}/instance/scale"], self.parts[f"{name}/instance/bias"]
         return F.instance_norm(x, weight=scale, bias=bias, eps=1e-5)
 
     def forward(self, photos):
-        x = 4 * (photos.contiguous(memory_format=self.layout) - 0.5)
+        x = self.centred(photos)
         for index, stride in ((1, 1), (2, 2), (3, 2)):
-            x = self.normalized(self.convolved(x, f"conv{index}", stride), f"norm{index}")
-            x = F.relu(x, inplace=True)
-        for index in range(1, self.residual_blocks + 1):
-            block = f"residual{index}"
-            y = self.normalized(self.convolved(x, f"{block}/conv1"), f"{block}/norm1")
-            y = F.relu(y, inplace=True)
-            x = x + self.normalized(self.convolved(y, f"{block}/conv2"), f"{block}/norm2")
-        for index in (1, 2):
-            x = F.interpolate(x, scale_factor=2, mode="nearest")
-            x = self.normalized(self.convolved(x, f"up{index}"), f"up_norm{index}")
-            x = F.relu(x, inplace=True)
+            x = self.layer(x, f"conv{index}", f"norm{index}", stride)
+        x = self.upsampled(self.residuals(x))
         return 0.5 + 0.25 * self.convolved(x, "output")
+
+
+class SuperResolutionNetwork(Transformation):
+    """Enlarges by two for each of its upsamplings."""
+
+    def forward(self, photos):
+        x = self.layer(self.centred(photos), "conv1", "norm1")
+        x = self.upsampled(self.residuals(x))
+        rows, columns = (
+            torch.from_numpy(bicubic_matrix(length, 2**self.upsamplings))
+            for length in photos.shape[2:]
+        )
+        return rows @ photos @ columns.T + 0.025 * self.convolved(x, "output")
+
+
+@functools.lru_cache
+def bicubic_matrix(length, factor):
+    """Enlarges along one axis, `(factor length, length)`: Keys' cubic, a = -0.5.
+
+    Cut off at the borders, and normalised.  An array, since a tensor that is made while a network
+    is exported has no values to be kept.
+    """
+    centres = (np.arange(factor * length) + 0.5) / factor
+    distance = np.abs(np.arange(length) + 0.5 - centres[:, None])
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    weights = np.where(distance < 1, near, np.where(distance < 2, far, 0))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
