@@ -67,6 +67,25 @@ class TestConvolve:
         for gradient, of_jax in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
             np.testing.assert_allclose(gradient, of_jax, rtol=1e-5, atol=3e-5)
 
+    @pytest.mark.parametrize(("inputs", "outputs"), [(16, 3), (3, 32)])
+    def test_of_a_networks_first_and_last_layer_is_the_same(
+        self, inputs: int, outputs: int
+    ) -> None:
+        """Which are computed in another form, depending on the version of jax."""
+        generator = np.random.default_rng(0)
+        images, kernel = f32(
+            generator.normal(size=(1, 13, 14, inputs)),
+            generator.normal(size=(9, 9, inputs, outputs)),
+        )
+        expected, expected_vjp = jax.vjp(lambda x, k: plain(x, k, "VALID"), images, kernel)
+        result, vjp = jax.vjp(
+            lambda x, k: convolution.convolve(x, k, padding="VALID"), images, kernel
+        )
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=2e-4)
+        cotangent = jnp.cos(expected)
+        for gradient, of_jax in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
+            np.testing.assert_allclose(gradient, of_jax, rtol=1e-5, atol=2e-4)
+
     @pytest.mark.parametrize("padding", PADDINGS)
     def test_has_the_gradients_of_finite_differences(self, padding: str) -> None:
         """A convolution is linear in either argument, so that central differences are exact."""
