@@ -36,7 +36,14 @@ class Amounts:
         return self.cpu if jax.default_backend() == "cpu" else self.accelerator
 
 
-def define(flags: Flags, amounts: Amounts, *, mean: str = "log", warmup_steps: int = 0) -> None:
+def define(
+    flags: Flags,
+    amounts: Amounts,
+    *,
+    learning_rate: float = 1e-3,
+    mean: str = "log",
+    warmup_steps: int = 0,
+) -> None:
     """How the weights of a network are trained; what is left open follows from the device."""
     accelerator, cpu = amounts.accelerator, amounts.cpu
     flags.group("Photos")
@@ -67,7 +74,7 @@ def define(flags: Flags, amounts: Amounts, *, mean: str = "log", warmup_steps: i
         f"Steps in all. If not given: {accelerator.steps} as in the paper, on a CPU {cpu.steps}.",
         least=1,
     )
-    flags.number("learning_rate", 1e-3, "Adam's.", least=1e-9)
+    flags.number("learning_rate", learning_rate, "Adam's.", least=1e-9)
     flags.choice("schedule", "cosine", ["cosine", "constant"], "cosine falls to 0 at the end.")
     flags.integer(
         "warmup_steps", warmup_steps, "Steps over which the learning rate rises.", least=0

@@ -34,7 +34,7 @@ IMAGES = reference.random_images(2, 13, 15, 3)
 SMALL_IMAGES = reference.random_images(2, 7, 9, 3)
 
 # Of what is added to the bicubic enlargement: files of trained networks rely on it.
-ADDED_SCALE = 0.025
+ADDED_SCALE = 0.0025
 
 # One compiled program instead of one for every operation.
 apply = jax.jit(

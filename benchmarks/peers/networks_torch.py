@@ -132,7 +132,7 @@ class SuperResolutionNetwork(Transformation):
             torch.from_numpy(bicubic_matrix(length, 2**self.upsamplings))
             for length in photos.shape[2:]
         )
-        return rows @ photos @ columns.T + 0.025 * self.convolved(x, "output")
+        return rows @ photos @ columns.T + 0.0025 * self.convolved(x, "output")
 
 
 @functools.lru_cache
