@@ -25,24 +25,62 @@ STYLES = (
 # Steps of which the pace is measured: the first reports hold the compilation.
 _TRIAL_STEPS = 60
 
+Flags = dict[str, str]
+
 
 class Phase(NamedTuple):
-    """One training run; its network is where the next one begins."""
+    """One training run.
+
+    Attributes:
+      name: of its folder.
+      mode: of the program.
+      share: of the time.
+      flags: beside those that all have.
+      after: the phase with whose network it begins.
+      ships: the name under which its network is put into `weights/networks`.
+    """
 
     name: str
+    mode: str
     share: float
-    flags: dict[str, str]
+    flags: Flags
+    after: str = ""
+    ships: str = ""
 
 
-# Batches and crops for a CPU; an accelerator does more at once in the same time.
-STYLE_ON_CPU = (
-    Phase("style-128", 0.75, {"image_size": "128", "batch_size": "1"}),
-    Phase("style-256", 0.25, {"image_size": "256", "batch_size": "1", "learning_rate": "3e-4"}),
-)
-STYLE_ON_ACCELERATOR = (
-    Phase("style-128", 0.2, {"image_size": "128", "batch_size": "16"}),
-    Phase("style-256", 0.8, {"image_size": "256", "batch_size": "8", "learning_rate": "5e-4"}),
-)
+def phases(*, accelerator: bool) -> list[Phase]:
+    """Everything that ships. Batches and crops are those that a device does well."""
+    style = {"style": STYLES}
+    early = {"image_size": "128", "batch_size": "16" if accelerator else "1"}
+    late = {"image_size": "256", "batch_size": "8" if accelerator else "1"}
+    rate = "5e-4" if accelerator else "3e-4"
+    found = [
+        Phase("style-128", "train_transform", 0.15 if accelerator else 0.45, style | early),
+        Phase(
+            "style-256",
+            "train_transform",
+            0.45 if accelerator else 0.15,
+            {**style, **late, "learning_rate": rate},
+            after="style-128",
+            ships="styles",
+        ),
+    ]
+    for factor, crop in (("4", "96"), ("8", "128")):
+        size = {"image_size": "288", "batch_size": "16"} if accelerator else {"image_size": crop}
+        pixel, feature = f"superres-x{factor}-pixel", f"superres-x{factor}-feature"
+        common = {"factor": factor, **size}
+        found += [
+            Phase(pixel, "train_superres", 0.1, {**common, "loss": "pixel"}, ships=pixel),
+            Phase(
+                feature,
+                "train_superres",
+                0.1,
+                {**common, "loss": "feature", "learning_rate": "3e-4"},
+                after=pixel,
+                ships=feature,
+            ),
+        ]
+    return found
 
 
 def main() -> None:
@@ -53,39 +91,41 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     arguments = parser.parse_args()
 
-    plan = _plan(arguments)
-    before: Path | None = None
-    for name, flags in plan.items():
-        folder = arguments.workdir / name
-        network = folder / "network.safetensors"
-        start = [] if before is None else [f"--network={before}"]
-        _train(flags, f"--data={arguments.data}", f"--workdir={folder}", *start)
-        before = network
-    if before is not None:
-        target = HERE / "networks" / "styles.safetensors"
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(before, target)
-        print(target)
+    todo = phases(accelerator=_has_accelerator())
+    steps = _plan(todo, arguments)
+    for phase in todo:
+        folder = arguments.workdir / phase.name
+        start = arguments.workdir / phase.after / "network.safetensors"
+        _train(
+            phase.mode,
+            {**phase.flags, "dtype": arguments.dtype, "steps": str(steps[phase.name])},
+            f"--data={arguments.data}",
+            f"--workdir={folder}",
+            *([f"--network={start}"] if phase.after else []),
+        )
+        if phase.ships:
+            target = HERE / "networks" / f"{phase.ships}.safetensors"
+            shutil.copyfile(folder / "network.safetensors", target)
+            print(target)
 
 
-def _plan(arguments: argparse.Namespace) -> dict[str, dict[str, str]]:
-    """The flags of every phase, steps included, as they were decided at the beginning."""
+def _plan(todo: list[Phase], arguments: argparse.Namespace) -> dict[str, int]:
+    """The steps of every phase, as they were decided at the beginning."""
     file = arguments.workdir / "plan.json"
     if file.exists():
         return dict(json.loads(file.read_text(encoding="utf-8")))
     plan = {}
-    for phase in _phases():
-        flags = {"style": STYLES, "dtype": arguments.dtype, **phase.flags}
-        seconds = _seconds_per_step(flags, arguments.data)
-        steps = max(100, int(60 * arguments.minutes * phase.share / seconds))
-        plan[phase.name] = {**flags, "steps": str(steps)}
-        print(f"{phase.name}: {steps} steps of {seconds:.3f} s")
+    for phase in todo:
+        flags = {**phase.flags, "dtype": arguments.dtype}
+        seconds = _seconds_per_step(phase.mode, flags, arguments.data)
+        plan[phase.name] = max(100, int(60 * arguments.minutes * phase.share / seconds))
+        print(f"{phase.name}: {plan[phase.name]} steps of {seconds:.3f} s", flush=True)
     arguments.workdir.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
     return plan
 
 
-def _phases() -> tuple[Phase, ...]:
+def _has_accelerator() -> bool:
     # In a process of its own: this one would keep an accelerator's memory from those that train.
     found = subprocess.run(
         [sys.executable, "-c", "import jax; print(jax.default_backend())"],
@@ -93,20 +133,20 @@ def _phases() -> tuple[Phase, ...]:
         capture_output=True,
         text=True,
     )
-    return STYLE_ON_CPU if found.stdout.strip() == "cpu" else STYLE_ON_ACCELERATOR
+    return found.stdout.strip() != "cpu"
 
 
-def _seconds_per_step(flags: dict[str, str], data: str) -> float:
+def _seconds_per_step(mode: str, flags: Flags, data: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         trial = {**flags, "steps": str(_TRIAL_STEPS), "preview_every": "0", "plot": "false"}
-        _train(trial, f"--data={data}", f"--workdir={folder}")
+        _train(mode, trial, f"--data={data}", f"--workdir={folder}")
         lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         paces = sorted(json.loads(line)["photos_per_second"] for line in lines)
-        return int(flags["batch_size"]) / paces[len(paces) // 2]
+        return int(flags.get("batch_size", "1")) / paces[len(paces) // 2]
 
 
-def _train(flags: dict[str, str], *more: str) -> None:
-    command = [sys.executable, str(HERE.parent / "run.py"), "--mode=train_transform"]
+def _train(mode: str, flags: Flags, *more: str) -> None:
+    command = [sys.executable, str(HERE.parent / "run.py"), f"--mode={mode}"]
     command += [f"--{name}={value}" for name, value in flags.items()]
     finished = subprocess.run([*command, *more], check=False)
     if finished.returncode:
