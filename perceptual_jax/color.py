@@ -81,8 +81,9 @@ def match_statistics(images: Any, reference: Any) -> jax.Array:
 def match_histogram(images: Any, reference: Any) -> jax.Array:
     """Gives each channel of `images` the distribution of values that it has in `reference`.
 
-    Each value goes to the value of equal rank, between 257 quantiles linearly.  Johnson et al. 2016
-    (section 4.2) do so with what super-resolution gives and its low-resolution input.
+    Each value goes to the value of equal rank, between 257 quantiles linearly; one that many pixels
+    have, such as black, to that of the middle of their ranks.  Johnson et al. 2016 (section 4.2) do
+    so with what super-resolution gives and its low-resolution input.
 
     Args:
       images: `(H, W, 3)` in [0, 1].
@@ -93,8 +94,15 @@ def match_histogram(images: Any, reference: Any) -> jax.Array:
     """
     ranks = jnp.linspace(0.0, 1.0, 257)
 
+    def quantiles(channel: jax.Array) -> jax.Array:
+        # Values that are there: equal ones would differ by rounding if they were interpolated.
+        return jnp.quantile(channel, ranks, method="nearest")
+
     def matched(channel: jax.Array, wanted: jax.Array) -> jax.Array:
-        return jnp.interp(channel, jnp.quantile(channel, ranks), jnp.quantile(wanted, ranks))
+        own = quantiles(channel)
+        last = jnp.interp(channel, own, ranks)
+        first = 1.0 - jnp.interp(-channel, -own[::-1], ranks)
+        return jnp.interp(0.5 * (first + last), ranks, quantiles(wanted))
 
     return jnp.stack([matched(images[..., c], reference[..., c]) for c in range(3)], axis=-1)
 

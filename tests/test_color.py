@@ -128,3 +128,49 @@ class TestMatching:
         assert found.min() == 0.0
         assert found.max() == 1.0
         assert found.dtype == np.float32
+
+
+class TestMatchHistogram:
+    def test_of_equal_pictures_changes_nothing(self) -> None:
+        clipped = np.clip(4 * PHOTO - 1.8, 0.0, 1.0)
+        assert (clipped == 0).mean() > 0.01
+        for image in (PHOTO, clipped, np.round(7 * PHOTO) / np.float32(7), CONSTANT):
+            np.testing.assert_allclose(color.match_histogram(image, image), image, atol=1e-6)
+
+    @pytest.mark.parametrize("size", [(40, 50), (6, 7)])
+    def test_undoes_a_curve_of_each_channel(self, size: tuple[int, int]) -> None:
+        """Whatever lies between two of 257 quantiles is so on a straight line: nearly."""
+        image = reference.random_images(*size, 3)
+        curved = np.stack([image[..., 0] ** 2, np.sqrt(image[..., 1]), image[..., 2] / 3], axis=-1)
+        found = color.match_histogram(curved, image)
+        np.testing.assert_allclose(found, image, atol=0.003)
+        assert np.abs(curved - image).max() > 0.1
+
+    def test_has_the_quantiles_of_the_reference(self) -> None:
+        """Of every channel apart, though the pictures differ in size."""
+        images, wanted = reference.random_images(40, 31, 3, seed=1), PAINTING
+        found = color.match_histogram(images, wanted)
+        assert found.shape == images.shape
+        ranks = [0.0, 0.1, 0.5, 0.9, 1.0]
+        np.testing.assert_allclose(
+            np.quantile(found, ranks, axis=(0, 1)),
+            np.quantile(wanted, ranks, axis=(0, 1)),
+            atol=0.01,
+        )
+
+    def test_what_many_pixels_have_becomes_the_middle_of_their_ranks(self) -> None:
+        """By hand: 40 % of black have the ranks up to 0.4, 40 % of white those from 0.6."""
+        ramp = np.linspace(0.1, 0.9, 1001, dtype=np.float32)
+        wanted = np.broadcast_to(ramp[:, None, None], (1001, 1, 3))
+        column = np.clip(np.linspace(-2.0, 3.0, 1001, dtype=np.float32), 0.0, 1.0)
+        found = np.asarray(color.match_histogram(np.tile(column[:, None, None], 3), wanted))
+        np.testing.assert_allclose(found[0], 0.1 + 0.8 * 0.2, atol=0.005)
+        np.testing.assert_allclose(found[-1], 0.1 + 0.8 * 0.8, atol=0.005)
+        np.testing.assert_allclose(found[500], 0.5, atol=0.005)
+
+    def test_constant_pictures_become_the_median_and_give_themselves(self) -> None:
+        found = np.asarray(color.match_histogram(CONSTANT, PHOTO))
+        expected = np.broadcast_to(np.median(PHOTO, axis=(0, 1)), CONSTANT.shape)
+        np.testing.assert_allclose(found, expected, atol=0.005)
+        found = np.asarray(color.match_histogram(PHOTO, CONSTANT))
+        np.testing.assert_allclose(found, np.full_like(PHOTO, 0.3), atol=1e-6)
