@@ -162,9 +162,14 @@ def _equal_sized(
     group: list[tuple[Path, Picture]] = []
     for path in files:
         try:
-            picture = work.prepare(images.read_picture(path))
+            picture = images.read_picture(path)
         except UserError as error:
             failed.append(str(error))
+            continue
+        try:
+            picture = work.prepare(picture)
+        except UserError as error:
+            failed.append(f"{path}: {error}")
             continue
         shape = picture.rgb.shape
         if group and (

@@ -4,7 +4,9 @@ Each photo is cropped to a multiple of the factor, made small, enlarged again an
 it was, on the luma of 8 bits, without a border as wide as the factor.
 """
 
+import contextlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,30 +67,32 @@ def main(values: Any) -> int:
     if not values.network:
         raise UserError("--network is empty: give feature, pixel or a file")
     trained = {name: network_files.load_superres(name, values.factor) for name in values.network}
-    labels = {name: Path(name).stem for name in trained}
+    labels = _short(trained, taken="bicubic")
+    titles = _short((path.name for path in files), taken="mean")
     rows: dict[str, dict[str, dict[str, float]]] = {}
     pictures: list[list[np.ndarray]] = []
-    bar = console.ProgressBar(len(files))
-    for path in files:
-        truth = _cropped(images.read(path), values.factor, path)
-        small = tasks.unit_range(degradation.degrade(truth, values.factor, kind=values.degradation))
-        found = {"bicubic": np.clip(networks.enlarge(small[None], values.factor)[0], 0.0, 1.0)}
-        for name, network in trained.items():
-            result = super_resolution.enlarge_batch(
-                network.variables, small[None], network=network.network
-            )[0]
-            if values.match_histogram:
-                result = jax.jit(color.match_histogram)(result, small)
-            found[labels[name]] = result
-        rows[path.stem] = {
-            label: _measured(result, tasks.unit_range(truth), values.factor)
-            for label, result in found.items()
-        }
-        pictures.append(
-            [_middle(np.asarray(shown)) for shown in (*found.values(), tasks.unit_range(truth))]
-        )
-        bar.update(1, path.stem, {})
-    bar.close()
+    with contextlib.closing(console.ProgressBar(len(files))) as bar:
+        for path in files:
+            truth = _cropped(images.read(path), values.factor, path)
+            small = tasks.unit_range(
+                degradation.degrade(truth, values.factor, kind=values.degradation)
+            )
+            found = {"bicubic": np.clip(networks.enlarge(small[None], values.factor)[0], 0.0, 1.0)}
+            for name, network in trained.items():
+                result = super_resolution.enlarge_batch(
+                    network.variables, small[None], network=network.network
+                )[0]
+                if values.match_histogram:
+                    result = jax.jit(color.match_histogram)(result, small)
+                found[labels[name]] = result
+            rows[titles[path.name]] = {
+                label: _measured(result, tasks.unit_range(truth), values.factor)
+                for label, result in found.items()
+            }
+            pictures.append(
+                [_middle(np.asarray(shown)) for shown in (*found.values(), tasks.unit_range(truth))]
+            )
+            bar.update(1, path.stem, {})
     rows["mean"] = _mean(list(rows.values()))
     folder = Path(values.workdir or f"runs/evaluate-x{values.factor}").expanduser()
     _write(folder, rows, pictures, flags.asked(values))
@@ -107,11 +111,18 @@ def _photos(data: str) -> list[Path]:
     return files
 
 
+def _short(names: Iterable[str], *, taken: str) -> dict[str, str]:
+    """Each name without folder and suffix, where that does not make it another's or `taken`."""
+    stems = {name: Path(name).stem for name in names}
+    known = [*stems.values(), taken]
+    return {name: stem if known.count(stem) == 1 else name for name, stem in stems.items()}
+
+
 def _cropped(photo: np.ndarray, factor: int, path: Path) -> np.ndarray:
     """In 8 bits, to sides that are multiples of the factor, at the bottom and right."""
     height, width = (side // factor * factor for side in photo.shape[:2])
-    # SSIM needs 11 pixels within the border.
-    if min(height, width) < 11 + 2 * factor:
+    # SSIM needs 11 pixels within the border, the networks 5 of the small picture.
+    if min(height, width) < max(11 + 2 * factor, 5 * factor):
         raise UserError(f"{path} is too small to be measured: leave it out")
     return images.eight_bits(photo[:height, :width])
 

@@ -139,14 +139,16 @@ def _in_tiles(
     tiles = super_resolution.enlarge_tiles(
         variables, picture, network=network, tile=values.tile_size
     )
-    for number, tile in enumerate(tiles, start=1):
-        result[tile.place] = tile.pixels
+    try:
+        for number, tile in enumerate(tiles, start=1):
+            result[tile.place] = tile.pixels
+            if bar:
+                bar.update(1, f"tile {number} of {count}", {})
+            if interrupts:
+                return None
+    finally:
         if bar:
-            bar.update(1, f"tile {number} of {count}", {})
-        if interrupts:
-            return None
-    if bar:
-        bar.close()
+            bar.close()
     return result
 
 

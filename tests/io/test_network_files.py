@@ -398,6 +398,48 @@ class TestNames:
                 assert isinstance(network_files.load(name).network, network_files.KINDS[kind])
 
 
+class TestLoadSuperres:
+    @pytest.fixture
+    def shelf(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A network called `feature` for each factor."""
+        monkeypatch.setattr(resources, "folder", lambda name: tmp_path / name)
+        monkeypatch.chdir(tmp_path)
+        shelf = tmp_path / "weights" / "networks"
+        for factor in (4, 8):
+            enlarging = trained_network(ENLARGING.clone(factor=factor), settings={"at": "home"})
+            network_files.save(shelf / f"superres-x{factor}-feature.safetensors", enlarging)
+        return shelf
+
+    @pytest.mark.parametrize("factor", [4, 8])
+    @pytest.mark.usefixtures("shelf")
+    def test_a_name_is_that_of_the_factor(self, factor: int) -> None:
+        assert network_files.load_superres("feature", factor).network.factor == factor
+
+    @pytest.mark.usefixtures("shelf")
+    def test_a_file_is_taken_by_its_path(self) -> None:
+        network_files.save("mine.safetensors", trained_network(ENLARGING, settings={"at": "work"}))
+        found = network_files.load_superres("mine.safetensors", 4)
+        assert found.settings == {"at": "work"}
+        check_same(found, network_files.load("mine.safetensors"))
+
+    @pytest.mark.usefixtures("shelf")
+    def test_of_another_factor_is_told(self) -> None:
+        network_files.save("mine.safetensors", trained_network(ENLARGING))
+        with pytest.raises(UserError) as caught:
+            network_files.load_superres("mine.safetensors", 8)
+        assert str(caught.value) == "--network=mine.safetensors enlarges by 4: give --factor=4"
+
+    def test_of_another_kind_is_told(self, shelf: Path, trained: TrainedNetwork) -> None:
+        network_files.save(shelf / "wave.safetensors", trained)
+        with pytest.raises(UserError, match=r"^--network=wave is not a network for super-res"):
+            network_files.load_superres("wave", 4)
+
+    @pytest.mark.usefixtures("shelf")
+    def test_what_leads_nowhere_is_told_with_the_names(self) -> None:
+        with pytest.raises(UserError, match=r"no network 'pixel': .*superres-x4-feature, super"):
+            network_files.load_superres("pixel", 4)
+
+
 class TestFilesOfPyTorch:
     STATE = random_transformer_net(width=2, residual_blocks=1)
 
