@@ -6,6 +6,7 @@ Low-resolution pictures are made from the photos: blurred, then reduced. Started
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,16 @@ def define_flags(define: flags.Flags) -> None:
 
 
 def main(values: Any) -> int:
+    if values.factor not in networks.FACTORS:
+        raise UserError(f"--factor={values.factor} must be 4 or 8")
     with usage_errors():
         training_flags.join_processes(values)
         aim, pixel_weight = _objective(values)
     workdir, output = training_flags.places_of(values, f"superres-x{values.factor}-{values.loss}")
     settings = _settings(values)
     training_run.check_settings(workdir, settings)
+    if (side := settings["image_size"]) > values.photo_size:
+        raise UserError(f"--photo_size={values.photo_size} is less than --image_size={side}")
     began = _start(values, settings)
     with usage_errors():
         recipe = training_flags.recipe_of(values, settings)
@@ -133,6 +138,8 @@ def _objective(values: Any) -> tuple[objective.Objective, float]:
         dtype=values.dtype,
     )
     pixel_weight = 0.0 if values.loss == "feature" else values.pixel_weight
+    if not math.isfinite(pixel_weight):
+        raise UserError(f"--pixel_weight={pixel_weight} must be a finite number")
     if not (layers and values.content_weight) and not pixel_weight:
         raise UserError(f"--loss={values.loss} has no layer or weight: nothing would be learnt")
     return aim, pixel_weight

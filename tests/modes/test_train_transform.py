@@ -4,7 +4,6 @@ Networks have a few channels and VGG, but in processes of its own, too; photos a
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -20,15 +19,15 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from perceptual_jax import main, networks, training
-from perceptual_jax.io import images, network_files, resources, weights
+from perceptual_jax.io import images, network_files
 from tests import reference
+from tests.modes.runs import contents, digest, metrics
 from tests.signals import stop_after
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "compiled_once", "small_and_standard")
 
 Captured = pytest.CaptureFixture[str]
 
@@ -90,35 +89,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (found / "empty").mkdir()
     with contextlib.chdir(found):
         yield found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(folder: Path) -> Iterator[None]:
-    """Runs are alike: a program that one of them compiled is read by the next."""
-    settings: dict[str, Any] = {
-        "jax_compilation_cache_dir": str(folder / "compiled"),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_and_standard() -> Iterator[None]:
-    """A VGG of a few channels, one held-out photo; and optax's Adam adds integers to floats."""
-    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
-        patch.setattr(resources, "example_names", lambda kind: ["chelsea"])
-        load = weights.load
-        patch.setattr(
-            weights, "load", lambda name: reference.random_vgg() if name == "vgg16" else load(name)
-        )
-        yield
 
 
 # Steps of a run in a process of its own.
@@ -193,23 +163,6 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
 
 def run(*arguments: str) -> int:
     return main.main(["run.py", "--mode=train_transform", *SMALL, *arguments])
-
-
-def digest(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def metrics(folder: str | Path) -> list[dict[str, Any]]:
-    text = Path(folder, "metrics.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def contents(folder: Path) -> dict[str, bytes | None]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-        if "compiled" not in path.parts
-    }
 
 
 @pytest.fixture(scope="module")
