@@ -137,7 +137,8 @@ def _folder(work: Work, source: str, output: str | None) -> int:
             for (path, _), result in zip(group, results, strict=False):
                 place = target / path.relative_to(folder)
                 if place.suffix.lower() not in images.WRITABLE_SUFFIXES:
-                    place = place.with_suffix(".png")
+                    taken = path.with_suffix(".png") in files
+                    place = place.with_suffix(f"{path.suffix}.png" if taken else ".png")
                 try:
                     _write(str(place), result, work.settings)
                     done += 1
