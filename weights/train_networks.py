@@ -75,7 +75,12 @@ def phases(*, accelerator: bool) -> list[Phase]:
                 feature,
                 "train_superres",
                 0.1,
-                {**common, "loss": "feature", "learning_rate": "3e-4"},
+                {
+                    **common,
+                    "loss": "feature",
+                    "content_layers": "relu1_2,relu2_2",
+                    "learning_rate": "3e-4",
+                },
                 after=pixel,
                 ships=feature,
             ),

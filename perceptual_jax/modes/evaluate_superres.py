@@ -26,7 +26,8 @@ from perceptual_jax import (
 from perceptual_jax.errors import UserError
 from perceptual_jax.io import images, network_files, resources, sheets
 
-_CROP = 128
+# Of the middle of each picture, in pixels, and how much larger it is shown.
+_CROP, _ZOOM = 112, 2
 
 
 def define_flags(define: flags.Flags) -> None:
@@ -142,8 +143,10 @@ def _mean(rows: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]
 
 
 def _middle(picture: np.ndarray) -> np.ndarray:
+    """Its pixels as squares: what a network does can only be judged pixel by pixel."""
     top, left = (max(0, side - _CROP) // 2 for side in picture.shape[:2])
-    return picture[top : top + _CROP, left : left + _CROP]
+    crop = picture[top : top + _CROP, left : left + _CROP]
+    return crop.repeat(_ZOOM, axis=0).repeat(_ZOOM, axis=1)
 
 
 def _write(

@@ -141,14 +141,15 @@ class TestFiles:
         assert record["settings"].items() >= asked.items()
 
     def test_crops_show_every_result_beside_the_photo(self) -> None:
+        """Each pixel twice as large."""
         results()
         found = images.read("found/crops.png")
         columns, rows = 4, 2
-        assert columns * 40 < found.shape[1] < columns * 40 * 2
-        assert rows * 28 < found.shape[0] < rows * 28 * 2 + 40
+        assert columns * 80 < found.shape[1] < columns * 80 * 2
+        assert rows * 56 < found.shape[0] < rows * 56 * 2
         truth, small = pairs()["one"]
         for picture in (of_network(small), truth):
-            assert contains(found, picture)
+            assert contains(found, picture.repeat(2, axis=0).repeat(2, axis=1))
 
     def test_are_by_default_in_a_folder_of_the_factor(self) -> None:
         assert run("--data=photos", "--network=zero.safetensors") == 0
