@@ -35,13 +35,17 @@ def spans(length: int, tile: int, margin: int, *, grid: int = 1) -> list[Span]:
 
     Args:
       length: of the axis, in pixels.
-      tile: how long each is: a compiled program serves all tiles of one size. The last may be
+      tile: how long each is at most. All have the length that divides the axis into as many evenly,
+        so that little is computed twice, and one compiled program serves them; the last may be
         longer by up to `grid - 1`, so that it starts on the grid.
       margin: pixels that are read beyond what is kept, a multiple of the grid.
       grid: tiles start on its multiples.
     """
     if length <= tile:
         return [Span(0, length, 0, length)]
+    inner = length - 2 * margin
+    count = math.ceil(inner / (tile - 2 * margin))
+    tile = math.ceil((math.ceil(inner / count) + 2 * margin) / grid) * grid
     found: list[Span] = []
     kept = 0
     while True:

@@ -30,7 +30,15 @@ class TestSpans:
     def test_are_all_of_one_length_but_the_last(self) -> None:
         """A program is compiled for each."""
         lengths = [span.stop - span.start for span in tiling.spans(1001, 128, 28, grid=4)]
-        assert set(lengths[:-1]) == {128}
+        assert len(set(lengths[:-1])) == 1
+
+    @pytest.mark.parametrize("length", LENGTHS)
+    def test_compute_little_twice(self, length: int) -> None:
+        """As many as are needed, none longer than it has to be."""
+        spans = tiling.spans(length, 128, 28)
+        count = len(spans)
+        assert count == 1 if length <= 128 else count == -(-(length - 56) // 72)
+        assert sum(span.stop - span.start for span in spans) <= length + 56 * (count - 1) + count
 
 
 class TestTiles:

@@ -70,17 +70,13 @@ def phases(*, accelerator: bool) -> list[Phase]:
         pixel, feature = f"superres-x{factor}-pixel", f"superres-x{factor}-feature"
         common = {"factor": factor, **size}
         found += [
-            Phase(pixel, "train_superres", 0.1, {**common, "loss": "pixel"}, ships=pixel),
+            Phase(pixel, "train_superres", 0.17, {**common, "loss": "pixel"}, ships=pixel),
+            # Stopped early: weights/networks/README.md has what more steps do.
             Phase(
                 feature,
                 "train_superres",
-                0.1,
-                {
-                    **common,
-                    "loss": "feature",
-                    "content_layers": "relu1_2,relu2_2",
-                    "learning_rate": "3e-4",
-                },
+                0.03,
+                {**common, "loss": "both", "pixel_weight": "100", "learning_rate": "3e-4"},
                 after=pixel,
                 ships=feature,
             ),
