@@ -90,6 +90,9 @@ def y_psnr_ssim(images: Any, references: Any, *, border: int) -> tuple[jax.Array
 
     Returns:
       PSNR in dB and SSIM, each `(...)`.
+
+    Raises:
+      ValueError: as `psnr` and `ssim`.
     """
 
     def prepared(pictures: Any) -> jax.Array:
@@ -98,7 +101,7 @@ def y_psnr_ssim(images: Any, references: Any, *, border: int) -> tuple[jax.Array
         height, width = rounded.shape[-3:-1]
         return rounded[..., border : height - border, border : width - border, :]
 
-    images, references = prepared(images), prepared(references)
+    images, references = map(prepared, _pair(images, references))
     return psnr(images, references), ssim(images, references)
 
 

@@ -117,13 +117,19 @@ def _folder(work: Work, source: str, output: str | None) -> int:
     if not output or output == PIPE:
         raise UserError(f"--input={source} is a folder: give a folder with --output")
     target = Path(output).expanduser()
+    if target.resolve() == folder.resolve():
+        raise UserError(f"--output={output} is --input: give another folder, nothing is replaced")
     files = sorted(
         path
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix.lower() in resources.PICTURE_SUFFIXES
+        if path.is_file()
+        and path.suffix.lower() in resources.PICTURE_SUFFIXES
+        # What an earlier run has written is not done again.
+        and target.resolve() not in path.resolve().parents
     )
     if not files:
         raise UserError(f"there is no picture in {folder}")
+    images.check_writable(target / "picture.png")
     failed: list[str] = []
     done = 0
     bar = console.ProgressBar(len(files))

@@ -97,8 +97,8 @@ def define_folder(flags: Flags) -> None:
     flags.text(
         "workdir",
         None,
-        "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events, previews. Started "
-        "again with the same folder, a run goes on where it was.",
+        "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events, previews; by default "
+        "one in runs/. Started again with the same folder, a run goes on where it was.",
     )
     flags.text("output", None, "The network to write; by default network.safetensors in --workdir.")
     flags.choice(

@@ -130,3 +130,10 @@ def _ssim64(x: np.ndarray, y: np.ndarray) -> float:
                 / ((mean_a**2 + mean_b**2 + 1e-4) * (var_a + var_b + 9e-4))
             )
     return float(np.mean(found))
+
+
+def test_bytes_are_refused_in_the_luma_too() -> None:
+    """Clipped to [0, 1] they would be black and white."""
+    picture = np.full((1, 30, 30, 3), 200, np.uint8)
+    with pytest.raises(ValueError, match=r"floating point in \[0, 1\], got uint8"):
+        metrics.y_psnr_ssim(picture, picture, border=4)

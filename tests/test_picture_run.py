@@ -117,3 +117,26 @@ def test_one_that_is_interrupted_without_a_result_writes_nothing() -> None:
     with pytest.raises(KeyboardInterrupt):
         picture_run.run(work, "in/0.png", None)
     assert list(Path().glob("*.png")) == []
+
+
+def test_the_folder_itself_is_not_written_to() -> None:
+    work = picture_run.Work(apply=lambda pictures, _: list(pictures), label="same", settings={})
+    with pytest.raises(UserError, match="--output=in/ is --input"):
+        picture_run.run(work, "in", "in/")
+
+
+def test_what_an_earlier_run_has_written_into_it_is_not_done_again(capsys: Captured) -> None:
+    work = picture_run.Work(apply=lambda pictures, _: list(pictures), label="same", settings={})
+    for _ in range(2):
+        assert picture_run.run(work, "in", "in/done") == 0
+        assert "6 of 6 pictures" in capsys.readouterr().out
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_the_work() -> None:
+    Path("out").write_text("a file", encoding="utf-8")
+
+    def apply(pictures: Sequence[Picture], interrupts: Any) -> list[Picture]:
+        raise AssertionError("worked in vain")
+
+    with pytest.raises(UserError, match="out"):
+        run(apply)

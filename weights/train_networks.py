@@ -3,9 +3,9 @@
     python weights/train_networks.py --data=PHOTOS --minutes=90 --workdir=runs/shipped
 
 How many steps fit into the budget is measured at the beginning and written to `plan.json` in the
-workdir; started again, on the same machine or with the folder on another, it goes on by that plan,
-exactly where it was.  Small crops come first: early on, a network learns more from many steps than
-from many pixels.  The finished networks are put into `weights/networks/`.
+workdir; started again with the same arguments, on a machine of the same kind, it goes on by that
+plan, exactly where it was.  Small crops come first: early on, a network learns more from many steps
+than from many pixels.  The finished networks are put into `weights/networks/`.
 """
 
 import argparse
@@ -35,6 +35,7 @@ class Phase(NamedTuple):
       name: of its folder.
       mode: of the program.
       share: of the time.
+      steps: in place of as many as fit into its share.
       flags: beside those that all have.
       after: the phase with whose network it begins.
       ships: the name under which its network is put into `weights/networks`.
@@ -46,6 +47,7 @@ class Phase(NamedTuple):
     flags: Flags
     after: str = ""
     ships: str = ""
+    steps: int = 0
 
 
 def phases(*, accelerator: bool) -> list[Phase]:
@@ -70,15 +72,16 @@ def phases(*, accelerator: bool) -> list[Phase]:
         pixel, feature = f"superres-x{factor}-pixel", f"superres-x{factor}-feature"
         common = {"factor": factor, **size}
         found += [
-            Phase(pixel, "train_superres", 0.17, {**common, "loss": "pixel"}, ships=pixel),
-            # Stopped early: weights/networks/README.md has what more steps do.
+            Phase(pixel, "train_superres", 0.18, {**common, "loss": "pixel"}, ships=pixel),
+            # Stopped early: weights/networks/README.md tells what more steps do.
             Phase(
                 feature,
                 "train_superres",
-                0.03,
+                0.02,
                 {**common, "loss": "both", "pixel_weight": "100", "learning_rate": "3e-4"},
                 after=pixel,
                 ships=feature,
+                steps=1000,
             ),
         ]
     return found
@@ -104,6 +107,8 @@ def main() -> None:
             f"--workdir={folder}",
             *([f"--network={start}"] if phase.after else []),
         )
+        if _steps_done(folder) < steps[phase.name]:
+            raise SystemExit("stopped early: the same command goes on from there")
         if phase.ships:
             target = HERE / "networks" / f"{phase.ships}.safetensors"
             shutil.copyfile(folder / "network.safetensors", target)
@@ -117,6 +122,9 @@ def _plan(todo: list[Phase], arguments: argparse.Namespace) -> dict[str, int]:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     plan = {}
     for phase in todo:
+        if phase.steps:
+            plan[phase.name] = phase.steps
+            continue
         flags = {**phase.flags, "dtype": arguments.dtype}
         seconds = _seconds_per_step(phase.mode, flags, arguments.data)
         plan[phase.name] = max(100, int(60 * arguments.minutes * phase.share / seconds))
@@ -146,12 +154,23 @@ def _seconds_per_step(mode: str, flags: Flags, data: str) -> float:
         return int(flags.get("batch_size", "1")) / paces[len(paces) // 2]
 
 
+def _steps_done(folder: Path) -> int:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return int(json.loads(lines[-1])["step"])
+
+
 def _train(mode: str, flags: Flags, *more: str) -> None:
     command = [sys.executable, str(HERE.parent / "run.py"), f"--mode={mode}"]
     command += [f"--{name}={value}" for name, value in flags.items()]
-    finished = subprocess.run([*command, *more], check=False)
-    if finished.returncode:
-        raise SystemExit(finished.returncode)
+    with subprocess.Popen([*command, *more]) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            # It has been told as well, and saves first.
+            process.wait()
+            raise
+    if code:
+        raise SystemExit(code)
 
 
 if __name__ == "__main__":

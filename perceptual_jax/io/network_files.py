@@ -146,8 +146,13 @@ def load_superres(name_or_path: str, factor: int) -> TrainedNetwork:
     Raises:
       UserError: there is none, or it is for something else.
     """
-    name = f"superres-x{factor}-{name_or_path}"
-    trained = load(name if name in _shelf() else name_or_path)
+    name, shelf = f"superres-x{factor}-{name_or_path}", _shelf()
+    if not {name, name_or_path} & shelf.keys() and not Path(name_or_path).expanduser().is_file():
+        raise UserError(
+            f"there is no network {name_or_path!r}: give feature, pixel, or the path of a file of "
+            "--mode=train_superres"
+        )
+    trained = load(name if name in shelf else name_or_path)
     network = trained.network
     if not isinstance(network, SuperResolutionNetwork):
         raise UserError(f"--network={name_or_path} is not a network for super-resolution")

@@ -80,11 +80,13 @@ def main(values: Any) -> int:
             )
             found = {"bicubic": np.clip(networks.enlarge(small[None], values.factor)[0], 0.0, 1.0)}
             for name, network in trained.items():
-                result = super_resolution.enlarge_batch(
-                    network.variables, small[None], network=network.network
-                )[0]
+                result = np.empty(truth.shape, np.float32)
+                for tile in super_resolution.enlarge_tiles(
+                    network.variables, small, network=network.network
+                ):
+                    result[tile.place] = tile.pixels
                 if values.match_histogram:
-                    result = jax.jit(color.match_histogram)(result, small)
+                    result = np.asarray(jax.jit(color.match_histogram)(result, small))
                 found[labels[name]] = result
             rows[titles[path.name]] = {
                 label: _measured(result, tasks.unit_range(truth), values.factor)

@@ -199,11 +199,12 @@ def _apply(
         result = _stylized(values, trained, look, pictures[0].rgb, interrupts)
         return None if result is None else [dataclasses.replace(pictures[0], rgb=result)]
     batch = np.stack([picture.rgb for picture in pictures])
-    results = np.array(
-        stylization.stylize_batch(
-            trained.variables, batch, network=look.network, style_weights=look.weights[0]
+    with usage_errors():
+        results = np.array(
+            stylization.stylize_batch(
+                trained.variables, batch, network=look.network, style_weights=look.weights[0]
+            )
         )
-    )
     return [
         dataclasses.replace(picture, rgb=_finished(look, result, picture.rgb, ()))
         for picture, result in zip(pictures, results, strict=True)

@@ -376,7 +376,7 @@ class TestNames:
         assert network_files.load("wave").settings == {"mine": True}
 
     @pytest.mark.parametrize("name", ["candy", "wave.safetensors", "../networks/wave", ""])
-    def test_what_leads_nowhere_is_told_with_the_names(
+    def test_what_leads_nowhere_is_told(
         self, name: str, shelf: Path, trained: TrainedNetwork
     ) -> None:
         network_files.save(shelf / "wave.safetensors", trained)
@@ -435,8 +435,8 @@ class TestLoadSuperres:
             network_files.load_superres("wave", 4)
 
     @pytest.mark.usefixtures("shelf")
-    def test_what_leads_nowhere_is_told_with_the_names(self) -> None:
-        with pytest.raises(UserError, match=r"no network 'pixel': .*superres-x4-feature, super"):
+    def test_what_leads_nowhere_is_told(self) -> None:
+        with pytest.raises(UserError, match="no network .pixel.: give feature, pixel, or"):
             network_files.load_superres("pixel", 4)
 
 

@@ -199,7 +199,7 @@ class TestAgain:
             ("--vgg=vgg19-torchvision", "--vgg was vgg16, now vgg19-torchvision"),
             ("--content_layers=relu2_2", "--content_layers was relu1_2, now relu2_2"),
             ("--content_weight=2", "--content_weight was 1.0, now 2.0"),
-            ("--pixel_weight=2", "--pixel_weight was 1.0, now 2.0"),
+            ("--pixel_weight=2", "--pixel_weight was 100.0, now 2.0"),
             ("--architecture=paper", "--architecture was default, now paper"),
             ("--width=3", "--width was 2, now 3"),
             ("--residual_blocks=1", "--residual_blocks was 0, now 1"),
