@@ -436,7 +436,7 @@ class TestLoadSuperres:
 
     @pytest.mark.usefixtures("shelf")
     def test_what_leads_nowhere_is_told(self) -> None:
-        with pytest.raises(UserError, match="no network .pixel.: give feature, pixel, or"):
+        with pytest.raises(UserError, match="no network 'pixel': give feature, pixel, or"):
             network_files.load_superres("pixel", 4)
 
 
