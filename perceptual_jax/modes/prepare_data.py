@@ -1,4 +1,4 @@
-"""Pack photos into ArrayRecord shards of small JPEGs, which training reads several times faster.
+"""Pack photos into ArrayRecord shards of small JPEGs to train on, which are less to read.
 
 Photos that cannot be read are left out and named. The same photos always give the same shards, and
 a run that is interrupted leaves none.
