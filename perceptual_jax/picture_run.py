@@ -4,14 +4,15 @@ What is done to them is a function; here they are read, put into batches of equa
 counted, and one that cannot be read does not end the work on the others.
 """
 
+import contextlib
 import dataclasses
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from perceptual_jax import console
 from perceptual_jax.errors import UserError
@@ -19,6 +20,8 @@ from perceptual_jax.io import images, resources
 from perceptual_jax.io.images import Picture
 
 PIPE = "-"
+
+_Tile = TypeVar("_Tile")
 
 # From pictures of one size to as many results, or None if it was interrupted.
 Apply = Callable[[Sequence[Picture], console.Interrupts], list[Picture] | None]
@@ -62,6 +65,22 @@ def read(name: str) -> Picture:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.flush()
         return images.read_picture(file.name)
+
+
+def watched(tiles: Iterable[_Tile], count: int, interrupts: console.Interrupts) -> Iterator[_Tile]:
+    """The tiles of a picture, with a bar if there are several, until it is interrupted."""
+    with contextlib.ExitStack() as stack:
+        bar = (
+            stack.enter_context(contextlib.closing(console.ProgressBar(count)))
+            if count > 1
+            else None
+        )
+        for number, tile in enumerate(tiles, start=1):
+            yield tile
+            if bar:
+                bar.update(1, f"tile {number} of {count}", {})
+            if interrupts:
+                return
 
 
 def run(work: Work, source: str, output: str | None) -> int:

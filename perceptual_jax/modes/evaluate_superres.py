@@ -21,6 +21,7 @@ from perceptual_jax import (
     metrics,
     networks,
     super_resolution,
+    superres_flags,
     tasks,
 )
 from perceptual_jax.errors import UserError
@@ -33,19 +34,13 @@ _CROP, _ZOOM = 112, 2
 def define_flags(define: flags.Flags) -> None:
     define.group("What is measured")
     define.text("data", None, "A folder of photos, such as Set5.")
-    define.integer("factor", 4, "By which each side becomes larger: 4 or 8.", least=4)
+    superres_flags.define_factor(define)
     define.names(
         "network",
         ["pixel", "feature"],
         "Networks to measure: feature, pixel, or files of --mode=train_superres.",
     )
-    define.choice(
-        "degradation",
-        "blur",
-        degradation.KINDS,
-        "How small pictures are made: blur, of sigma 1 and then bicubic as the paper's networks "
-        "are trained, or bicubic alone, as benchmarks are.",
-    )
+    superres_flags.define_degradation(define)
     define.switch(
         "match_histogram",
         False,
@@ -60,8 +55,7 @@ def define_flags(define: flags.Flags) -> None:
 
 
 def main(values: Any) -> int:
-    if values.factor not in networks.FACTORS:
-        raise UserError(f"--factor={values.factor} must be 4 or 8")
+    superres_flags.check_factor(values)
     if not values.data:
         raise UserError("--data is missing: give a folder of photos")
     files = _photos(values.data)

@@ -223,24 +223,23 @@ def _stylized(
     result = photo * (1.0 - np.sum(masks, axis=0))[..., None] if masks else np.zeros_like(photo)
     with usage_errors():
         parts = stylization.tiles_of(photo.shape[:2], look.network, values.tile_size)
-        bar = console.ProgressBar(len(parts) * len(look.weights)) if len(parts) > 1 else None
-        for index, weights in enumerate(look.weights):
-            tiles = stylization.stylize_tiles(
+        tiles = (
+            (index, tile)
+            for index, weights in enumerate(look.weights)
+            for tile in stylization.stylize_tiles(
                 trained.variables,
                 photo,
                 network=look.network,
                 style_weights=weights,
                 tile=values.tile_size,
             )
-            for number, tile in enumerate(tiles, start=1):
-                share = masks[index][tile.place][..., None] if masks else 1.0
-                result[tile.place] += share * tile.pixels
-                if bar:
-                    bar.update(1, f"tile {number} of {len(parts)}", {})
-                if interrupts:
-                    return None
-        if bar:
-            bar.close()
+        )
+        count = len(parts) * len(look.weights) if len(parts) > 1 else 1
+        for index, tile in picture_run.watched(tiles, count, interrupts):
+            share = masks[index][tile.place][..., None] if masks else 1.0
+            result[tile.place] += share * tile.pixels
+    if interrupts:
+        return None
     return _finished(look, result, photo, parts)
 
 

@@ -16,9 +16,9 @@ from perceptual_jax import (
     color,
     console,
     flags,
-    networks,
     picture_run,
     super_resolution,
+    superres_flags,
 )
 from perceptual_jax.errors import UserError, usage_errors
 from perceptual_jax.io import images, network_files
@@ -44,7 +44,7 @@ def define_flags(define: flags.Flags) -> None:
         "pictures a folder. By default INPUT-xFACTOR.png here, or - for -.",
     )
     define.group("Super-resolution")
-    define.integer("factor", 4, "By which each side becomes larger: 4 or 8.", least=4)
+    superres_flags.define_factor(define)
     define.text(
         "network",
         "feature",
@@ -69,8 +69,7 @@ def define_flags(define: flags.Flags) -> None:
 
 
 def main(values: Any) -> int:
-    if values.factor not in networks.FACTORS:
-        raise UserError(f"--factor={values.factor} must be 4 or 8")
+    superres_flags.check_factor(values)
     trained = network_files.load_superres(values.network, values.factor)
     network = trained.network.clone(dtype=values.dtype)
     with usage_errors():
@@ -135,21 +134,12 @@ def _in_tiles(
     height, width = (network.factor * side for side in picture.shape[:2])
     result = np.empty((height, width, 3), np.float32)
     count = len(super_resolution.tiles_of(picture.shape[:2], network, values.tile_size))
-    bar = console.ProgressBar(count) if count > 1 else None
     tiles = super_resolution.enlarge_tiles(
         variables, picture, network=network, tile=values.tile_size
     )
-    try:
-        for number, tile in enumerate(tiles, start=1):
-            result[tile.place] = tile.pixels
-            if bar:
-                bar.update(1, f"tile {number} of {count}", {})
-            if interrupts:
-                return None
-    finally:
-        if bar:
-            bar.close()
-    return result
+    for tile in picture_run.watched(tiles, count, interrupts):
+        result[tile.place] = tile.pixels
+    return None if interrupts else result
 
 
 def _finished(values: Any, picture: Picture, result: np.ndarray) -> Picture:

@@ -18,6 +18,7 @@ from perceptual_jax import (
     networks,
     objective,
     super_resolution,
+    superres_flags,
     tasks,
     training_flags,
     training_run,
@@ -39,7 +40,7 @@ _LOSSES = ("feature", "pixel", "both")
 
 def define_flags(define: flags.Flags) -> None:
     define.group("Super-resolution")
-    define.integer("factor", 4, "By which each side becomes larger: 4 or 8.", least=4)
+    superres_flags.define_factor(define)
     define.choice(
         "loss",
         "both",
@@ -47,13 +48,7 @@ def define_flags(define: flags.Flags) -> None:
         "feature: features of VGG resemble the photo's; pixel: its pixels, the paper's baseline; "
         "both: the sum of the two.",
     )
-    define.choice(
-        "degradation",
-        "blur",
-        degradation.KINDS,
-        "How small pictures are made: blur, of sigma 1 and then bicubic as in the paper, or "
-        "bicubic alone.",
-    )
+    superres_flags.define_degradation(define)
     define.group("Objective")
     define.text(
         "vgg",
@@ -91,8 +86,7 @@ def define_flags(define: flags.Flags) -> None:
 
 
 def main(values: Any) -> int:
-    if values.factor not in networks.FACTORS:
-        raise UserError(f"--factor={values.factor} must be 4 or 8")
+    superres_flags.check_factor(values)
     with usage_errors():
         training_flags.join_processes(values)
         aim, pixel_weight = _objective(values)

@@ -1,0 +1,27 @@
+"""The flags that the modes of super-resolution share."""
+
+from typing import Any
+
+from perceptual_jax import degradation, networks
+from perceptual_jax.errors import UserError
+from perceptual_jax.flags import Flags
+
+
+def define_factor(flags: Flags) -> None:
+    flags.integer("factor", 4, "By which each side becomes larger: 4 or 8.", least=4)
+
+
+def define_degradation(flags: Flags) -> None:
+    flags.choice(
+        "degradation",
+        "blur",
+        degradation.KINDS,
+        "How small pictures are made: blur, of sigma 1 and then bicubic as in the paper, or "
+        "bicubic alone, as benchmarks are.",
+    )
+
+
+def check_factor(values: Any) -> None:
+    """Raises `UserError` unless there are networks for the factor."""
+    if values.factor not in networks.FACTORS:
+        raise UserError(f"--factor={values.factor} must be 4 or 8")
