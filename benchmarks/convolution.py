@@ -56,6 +56,11 @@ def image_gradient(function: Callable[..., jax.Array]) -> Callable[..., jax.Arra
     return jax.grad(lambda images, *rest: 0.5 * jnp.sum(function(images, *rest) ** 2))
 
 
+def kernel_gradient(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Of half the squared result, so that the forward pass is needed too."""
+    return jax.grad(lambda images, kernel: 0.5 * jnp.sum(function(images, kernel) ** 2), argnums=1)
+
+
 def in_loop(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """A few steps along the image gradient, compiled as one loop."""
     gradient = image_gradient(function)
@@ -114,6 +119,13 @@ def main() -> None:
             f"9x9, {inputs} to {outputs} channels at 512x512, unpadded: forward",
             milliseconds(functools.partial(plain, **valid), images, kernel),
             milliseconds(functools.partial(convolution.convolve, **valid), images, kernel),
+        )
+        line(
+            f"9x9, {inputs} to {outputs} channels at 512x512, unpadded: kernel gradient",
+            milliseconds(kernel_gradient(functools.partial(plain, **valid)), images, kernel),
+            milliseconds(
+                kernel_gradient(functools.partial(convolution.convolve, **valid)), images, kernel
+            ),
         )
     images = jax.nn.relu(jax.random.normal(jax.random.key(0), (1, 256, 256, 64)))
     what = "2x2 max pooling, 64 channels at 256x256"

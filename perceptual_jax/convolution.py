@@ -129,9 +129,49 @@ def _backward(
     images, kernel, kernel_adjoint = residuals
     full = [(side - 1, side - 1) for side in kernel.shape[:2]]
     image_gradient = _plain(cotangent, kernel_adjoint, "SAME" if padding == "SAME" else full)
-    _, kernel_vjp = jax.vjp(lambda kernel: _as_written(images, kernel, padding), kernel)
-    (kernel_gradient,) = kernel_vjp(cotangent)
+    kernel_gradient = _kernel_gradient(images, kernel, cotangent, padding)
     return image_gradient, kernel_gradient, jnp.zeros_like(kernel_adjoint)
+
+
+def _kernel_gradient(
+    images: jax.Array, kernel: jax.Array, cotangent: jax.Array, padding: str
+) -> jax.Array:
+    rows, columns, channels, outputs = kernel.shape
+    large = padding == "VALID" and rows == columns == 9
+    if jax.default_backend() == "cpu" and large and outputs <= _FEW_CHANNELS < channels:
+        return _swapped_kernel_gradient(images, kernel, cotangent)
+    _, kernel_vjp = jax.vjp(lambda kernel: _as_written(images, kernel, padding), kernel)
+    (gradient,) = kernel_vjp(cotangent)
+    return gradient
+
+
+def _swapped_kernel_gradient(
+    images: jax.Array, kernel: jax.Array, cotangent: jax.Array
+) -> jax.Array:
+    """The kernel gradient of a `"VALID"` convolution with few outputs.
+
+    It is a correlation of the images with the cotangent, as large as they are.  JAX slides the
+    cotangent over the images, and the library computes as many numbers at once as there are
+    outputs; sliding the images over the cotangent instead, as many as there are inputs.  32 to 3
+    channels at 256x256: 5 to 7 milliseconds in the place of 21.
+    """
+    rows, columns = kernel.shape[:2]
+    full = ((0, 0), (rows - 1, rows - 1), (columns - 1, columns - 1), (0, 0))
+    padded = jnp.pad(cotangent, full)
+    # One image after the other: all at once take three times as long.
+    flipped = sum(
+        jax.lax.conv_general_dilated(
+            padded[index, None],
+            images[index, None],
+            window_strides=(1, 1),
+            padding="VALID",
+            dimension_numbers=jax.lax.ConvDimensionNumbers(
+                lhs_spec=(3, 0, 1, 2), rhs_spec=(3, 0, 1, 2), out_spec=(2, 3, 0, 1)
+            ),
+        )
+        for index in range(len(images))
+    )
+    return adjoint(flipped)
 
 
 _convolve.defvjp(_forward, _backward)

@@ -74,7 +74,7 @@ class TestConvolve:
         """Which are computed in another form, depending on the version of jax."""
         generator = np.random.default_rng(0)
         images, kernel = f32(
-            generator.normal(size=(1, 13, 14, inputs)),
+            generator.normal(size=(2, 13, 14, inputs)),
             generator.normal(size=(9, 9, inputs, outputs)),
         )
         expected, expected_vjp = jax.vjp(lambda x, k: plain(x, k, "VALID"), images, kernel)
