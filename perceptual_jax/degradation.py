@@ -1,36 +1,41 @@
 """How a low-resolution picture comes from a photo: the inverse of what super-resolution learns.
 
 Gaussian blur of sigma 1, then bicubic downsampling with antialiasing, as in Johnson et al. 2016
-(section 4.2); or the bicubic alone, as the field's benchmarks are made.  The one definition serves
-training, evaluation and tests.  NumPy, so that it runs in the input pipeline.
+(section 4.2); or the bicubic alone, as the field's benchmarks are made; or, to train for pictures
+of which nobody knows how they were made, anything between.  The one definition serves training,
+evaluation and tests.  NumPy, so that it runs in the input pipeline.
 """
 
 import functools
 
 import numpy as np
 
-KINDS = ("blur", "bicubic")
-
-# Johnson et al. 2016, section 4.2.
-BLUR_SIGMA = 1.0
+# The blur's sigma, in pixels of the photo. Johnson et al. 2016, section 4.2: 1.
+SIGMAS = {"blur": 1.0, "bicubic": 0.0}
+_MIXED = np.linspace(0.0, 1.0, 11)
 
 # Keys' cubic with a = -0.5, that of Pillow and of MATLAB.
 _A = -0.5
 
 
-def degrade(photo: np.ndarray, factor: int, *, kind: str = "blur") -> np.ndarray:
+def mixed_sigma(number: int) -> float:
+    """The sigma for example `number` of a training for all of them: 0, 0.1, ... 1 in turn."""
+    return float(_MIXED[number % len(_MIXED)])
+
+
+def degrade(photo: np.ndarray, factor: int, *, sigma: float = SIGMAS["blur"]) -> np.ndarray:
     """The low-resolution picture of a photo, rounded to 8 bits as a file would have it.
 
     Args:
       photo: `(H, W, C)` uint8, both sides multiples of the factor.
       factor: by which each side becomes smaller.
-      kind: `"blur"` before the bicubic downsampling, or the `"bicubic"` alone.
+      sigma: of the Gaussian blur before the bicubic downsampling, in pixels; 0 for none.
 
     Returns:
       `(H / factor, W / factor, C)` uint8.
 
     Raises:
-      ValueError: another dtype, sides that are no multiples, an unknown kind.
+      ValueError: another dtype, sides that are no multiples, a sigma below 0.
     """
     if photo.ndim != 3 or photo.dtype != np.uint8:
         raise ValueError(f"photo must be (H, W, C) uint8, got {photo.shape} {photo.dtype}")
@@ -39,20 +44,20 @@ def degrade(photo: np.ndarray, factor: int, *, kind: str = "blur") -> np.ndarray
         raise ValueError(
             f"photo must have sides that are multiples of {factor}: crop {photo.shape}"
         )
-    rows, columns = (_shrinking(length, factor, kind) for length in (height, width))
+    if not 0 <= sigma < np.inf:
+        raise ValueError(f"sigma must be a finite number of at least 0, got {sigma}")
+    rows, columns = (_shrinking(length, factor, sigma) for length in (height, width))
     small = np.einsum("hH,HWc->hWc", rows, photo.astype(np.float32), optimize=True)
     small = np.einsum("wW,hWc->hwc", columns, small, optimize=True)
     return np.rint(np.clip(small, 0.0, 255.0)).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=64)
-def _shrinking(length: int, factor: int, kind: str) -> np.ndarray:
+def _shrinking(length: int, factor: int, sigma: float) -> np.ndarray:
     """What `degrade` does along one axis, as a matrix `(length / factor, length)`."""
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
     matrix = bicubic_matrix(length, length // factor)
-    if kind == "blur":
-        matrix = matrix @ blur_matrix(length, BLUR_SIGMA)
+    if sigma:
+        matrix = matrix @ blur_matrix(length, sigma)
     return matrix.astype(np.float32)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from perceptual_jax import degradation, networks
+from perceptual_jax import networks
 from perceptual_jax.errors import UserError
 from perceptual_jax.flags import Flags
 
@@ -11,14 +11,11 @@ def define_factor(flags: Flags) -> None:
     flags.integer("factor", 4, "By which each side becomes larger: 4 or 8.", least=4)
 
 
-def define_degradation(flags: Flags) -> None:
-    flags.choice(
-        "degradation",
-        "blur",
-        degradation.KINDS,
-        "How small pictures are made: blur, of sigma 1 and then bicubic as in the paper, or "
-        "bicubic alone, as benchmarks are.",
-    )
+# How small pictures are made; for the choice of a flag.
+DEGRADATION = (
+    "How small pictures are made: blur, of sigma 1 and then bicubic as in the paper, or bicubic "
+    "alone, as benchmarks are"
+)
 
 
 def check_factor(values: Any) -> None:

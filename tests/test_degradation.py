@@ -18,7 +18,7 @@ class TestBicubic:
     def test_equals_pillows(self, factor: int) -> None:
         picture = photo()
         expected = reference.bicubic(picture[None], 48 // factor, 40 // factor)[0]
-        found = degradation.degrade(picture, factor, kind="bicubic")
+        found = degradation.degrade(picture, factor, sigma=0.0)
         # Rounding to 8 bits can fall either way where the value lies between two levels.
         assert np.abs(found - np.clip(expected, 0, 255)).max() <= 0.5 + 1e-3
 
@@ -62,17 +62,33 @@ class TestBlur:
         assert np.abs(found - np.clip(expected, 0, 255)).max() <= 0.5 + 1e-3
 
 
-@pytest.mark.parametrize("kind", degradation.KINDS)
-class TestBoth:
-    def test_a_constant_stays(self, kind: str) -> None:
+@pytest.mark.parametrize("sigma", [0.0, 0.3, 1.0])
+class TestAnySigma:
+    def test_a_constant_stays(self, sigma: float) -> None:
         flat = np.full((32, 24, 3), 77, np.uint8)
-        np.testing.assert_array_equal(degradation.degrade(flat, 8, kind=kind), 77)
+        np.testing.assert_array_equal(degradation.degrade(flat, 8, sigma=sigma), 77)
 
-    def test_mirrors_with_the_photo(self, kind: str) -> None:
+    def test_mirrors_with_the_photo(self, sigma: float) -> None:
         picture = photo()
-        mirrored = degradation.degrade(np.ascontiguousarray(picture[:, ::-1]), 4, kind=kind)
-        difference = mirrored[:, ::-1].astype(int) - degradation.degrade(picture, 4, kind=kind)
+        mirrored = degradation.degrade(np.ascontiguousarray(picture[:, ::-1]), 4, sigma=sigma)
+        difference = mirrored[:, ::-1].astype(int) - degradation.degrade(picture, 4, sigma=sigma)
         assert np.abs(difference).max() <= 1
+
+
+class TestMixed:
+    def test_takes_every_sigma_in_turn(self) -> None:
+        found = [degradation.mixed_sigma(number) for number in range(22)]
+        np.testing.assert_allclose(found, 2 * [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1])
+
+    def test_lies_between_the_named_ones(self) -> None:
+        """The larger sigma, the more of a photo's contrast is gone."""
+        contrasts = [
+            degradation.degrade(photo(), 4, sigma=degradation.mixed_sigma(number)).std()
+            for number in range(11)
+        ]
+        assert contrasts[0] == degradation.degrade(photo(), 4, sigma=0.0).std()
+        assert contrasts[10] == degradation.degrade(photo(), 4).std()
+        assert contrasts[10] < contrasts[7] < contrasts[4] < contrasts[0]
 
 
 class TestErrors:
@@ -84,6 +100,7 @@ class TestErrors:
         with pytest.raises(ValueError, match="uint8"):
             degradation.degrade(photo().astype(np.float32), 4)
 
-    def test_an_unknown_kind(self) -> None:
-        with pytest.raises(ValueError, match="kind must be one of"):
-            degradation.degrade(photo(), 4, kind="nearest")
+    @pytest.mark.parametrize("sigma", [-0.1, np.nan, np.inf])
+    def test_a_sigma_that_is_none(self, sigma: float) -> None:
+        with pytest.raises(ValueError, match="sigma must be"):
+            degradation.degrade(photo(), 4, sigma=sigma)

@@ -151,7 +151,7 @@ def batches(
     seed: int,
     short_side: int | None = None,
     flip: bool = True,
-    transform: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None,
+    transform: Callable[[np.ndarray, int], dict[str, np.ndarray]] | None = None,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 4,
@@ -174,7 +174,8 @@ def batches(
       short_side: to which larger photos are reduced; none is enlarged, and those smaller than the
         crop are skipped. By default all photos are resized to `SHORT_SIDE_PER_CROP` times the crop.
       flip: whether to mirror half of the examples.
-      transform: makes more entries of an example from its photo, (crop, crop, 3) uint8.
+      transform: makes more entries of an example from its photo, (crop, crop, 3) uint8, and its
+        running number.
       process_index: which of the processes this is.
       process_count: how many processes train together.
       num_threads: threads that decode, each a batch at a time; 0 to decode when asked.
@@ -207,7 +208,7 @@ def batches(
         random = np.random.default_rng((seed, number))
         photo = _cropped(source.read_or_next(index, **reading), crop, random, flip=flip)
         entries = {"photos": photo, "index": np.asarray(number, np.int64)}
-        return entries | transform(photo) if transform else entries
+        return entries | transform(photo, number) if transform else entries
 
     # Batches are made before they are dealt to processes, and example is told the number that an
     # element has in the endless run: neither the epoch nor the process enters.

@@ -40,7 +40,7 @@ def define_flags(define: flags.Flags) -> None:
         ["pixel", "feature"],
         "Networks to measure: feature, pixel, or files of --mode=train_superres.",
     )
-    superres_flags.define_degradation(define)
+    define.choice("degradation", "blur", list(degradation.SIGMAS), superres_flags.DEGRADATION + ".")
     define.switch(
         "match_histogram",
         False,
@@ -69,9 +69,8 @@ def main(values: Any) -> int:
     with contextlib.closing(console.ProgressBar(len(files))) as bar:
         for path in files:
             truth = _cropped(images.read(path), values.factor, path)
-            small = tasks.unit_range(
-                degradation.degrade(truth, values.factor, kind=values.degradation)
-            )
+            sigma = degradation.SIGMAS[values.degradation]
+            small = tasks.unit_range(degradation.degrade(truth, values.factor, sigma=sigma))
             found = {"bicubic": np.clip(networks.enlarge(small[None], values.factor)[0], 0.0, 1.0)}
             for name, network in trained.items():
                 result = np.empty(truth.shape, np.float32)

@@ -1,7 +1,7 @@
 """Train a network that enlarges photos four or eight times (Johnson et al. 2016, section 4.2).
 
-Low-resolution pictures are made from the photos: blurred, then reduced. Started again with the same
---workdir, a run goes on exactly where it was.
+Low-resolution pictures are made from the photos: blurred more or less, then reduced. Started again
+with the same --workdir, a run goes on exactly where it was.
 """
 
 import dataclasses
@@ -48,7 +48,13 @@ def define_flags(define: flags.Flags) -> None:
         "feature: features of VGG resemble the photo's; pixel: its pixels, the paper's baseline; "
         "both: the sum of the two.",
     )
-    superres_flags.define_degradation(define)
+    define.choice(
+        "degradation",
+        "mixed",
+        ["mixed", *degradation.SIGMAS],
+        f"{superres_flags.DEGRADATION}; mixed: with a blur of sigma 0, 0.1, ... 1 in turn, for "
+        "pictures of which nobody knows how they were made.",
+    )
     define.group("Objective")
     define.text(
         "vgg",
@@ -184,17 +190,23 @@ def _start(values: Any, settings: dict[str, Any]) -> TrainedNetwork:
     return TrainedNetwork(network=network, variables=variables, styles=(), settings=settings)
 
 
-def _degraded(factor: int, kind: str, photo: np.ndarray) -> dict[str, np.ndarray]:
-    return {"low": degradation.degrade(photo, factor, kind=kind)}
+def _degraded(factor: int, kind: str, photo: np.ndarray, number: int) -> dict[str, np.ndarray]:
+    return {"low": degradation.degrade(photo, factor, sigma=_sigma(kind, number))}
+
+
+def _sigma(kind: str, number: int) -> float:
+    return degradation.mixed_sigma(number) if kind == "mixed" else degradation.SIGMAS[kind]
 
 
 def _preview(network: Any, kind: str, variables: Any, path: Path) -> None:
     """Writes parts of the photos of examples/content: bicubic, by the network, as they are."""
     rows = []
-    for name in resources.example_names("content"):
+    for index, name in enumerate(resources.example_names("content")):
         photo = images.read(resources.picture(name, "content"))
         truth = _middle(images.eight_bits(images.fit(photo, 512)), 192)
-        low = tasks.unit_range(degradation.degrade(truth, network.factor, kind=kind))
+        # Mixed, the photos show blurs of sigma 0, 0.3, 0.6 and 0.9.
+        sigma = _sigma(kind, 3 * index)
+        low = tasks.unit_range(degradation.degrade(truth, network.factor, sigma=sigma))
         bicubic = networks.enlarge(low[None], network.factor)[0]
         output = super_resolution.enlarge_batch(variables, low[None], network=network)[0]
         rows.append(

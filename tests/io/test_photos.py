@@ -425,15 +425,16 @@ class TestBatches:
 
     @pytest.mark.parametrize("short_side", [None, 40])
     def test_a_transform_adds_entries(self, ten: photos.Photos, short_side: int | None) -> None:
-        """Of the crop that is in the batch, mirrored where that is."""
+        """Of the crop that is in the batch, mirrored where that is, and its running number."""
 
-        def transform(photo: np.ndarray) -> dict[str, np.ndarray]:
+        def transform(photo: np.ndarray, number: int) -> dict[str, np.ndarray]:
             assert photo.shape == (CROP, CROP, 3)
             assert photo.dtype == np.uint8
-            return {"small": photo[::4, ::4]}
+            return {"small": photo[::4, ::4], "number": np.asarray(number)}
 
         batch = next(batches(ten, short_side=short_side, transform=transform))
-        assert batch.keys() == {"photos", "index", "small"}
+        assert batch.keys() == {"photos", "index", "small", "number"}
+        np.testing.assert_array_equal(batch["number"], batch["index"])
         assert {crop_of(photo).mirrored for photo in batch["photos"]} == {False, True}
         np.testing.assert_array_equal(batch["small"], batch["photos"][:, ::4, ::4])
 

@@ -88,28 +88,47 @@ def first_terms(workdir: str, *flags: str) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def pixel(two: str) -> dict[str, float]:
-    return first_terms("pixel", two, "--loss=pixel", "--pixel_weight=0.5")
+    return first_terms("pixel", two, "--loss=pixel", "--pixel_weight=0.5", "--degradation=blur")
+
+
+def mean_square(sigmas: tuple[float, float]) -> float:
+    """By hand, in 0..255, of what the network makes of the two small pictures at first."""
+    variables = networks.initial_variables(NETWORK, seed=0)
+    photos = np.stack([images.eight_bits(images.read(f"two/{index}.png")) for index in (0, 1)])
+    low = np.stack(
+        [
+            degradation.degrade(photo, 4, sigma=sigma)
+            for photo, sigma in zip(photos, sigmas, strict=True)
+        ]
+    )
+    outputs: Any = NETWORK.apply(variables, low.astype(np.float32) / np.float32(255))
+    return float(np.square(255.0 * np.asarray(outputs, np.float64) - photos).mean())
 
 
 class TestLoss:
     def test_of_pixels_is_their_mean_squared_difference(self, pixel: dict[str, float]) -> None:
-        """By hand, in 0..255, of what the network makes of the small pictures at first."""
-        variables = networks.initial_variables(NETWORK, seed=0)
-        photos = np.stack([images.eight_bits(images.read(f"two/{index}.png")) for index in (0, 1)])
-        low = np.stack([degradation.degrade(photo, 4) for photo in photos])
-        outputs: Any = NETWORK.apply(variables, low.astype(np.float32) / np.float32(255))
-        squares = np.square(255.0 * np.asarray(outputs, np.float64) - photos)
-        assert pixel == pytest.approx({"pixel": 0.5 * squares.mean()}, rel=1e-4)
+        assert pixel == pytest.approx({"pixel": 0.5 * mean_square((1.0, 1.0))}, rel=1e-4)
         found = network_files.load("pixel/network.safetensors")
         assert found.settings["loss"] == "pixel"
+        variables = networks.initial_variables(NETWORK, seed=0)
         moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), found.variables, variables)
         assert max(jax.tree.leaves(moved)) > 0
+
+    def test_of_mixed_pictures_knows_several_blurs(self, two: str) -> None:
+        """The first two examples are blurred by sigma 0 and 0.1; which photo comes first is left to
+        the seed."""
+        found = first_terms("mixed", two, "--loss=pixel", "--pixel_weight=0.5")["pixel"]
+        orders = [mean_square((0.0, 0.1)), mean_square((0.1, 0.0))]
+        assert any(found == pytest.approx(0.5 * order, rel=1e-4) for order in orders)
+        assert found != pytest.approx(0.5 * mean_square((1.0, 1.0)), rel=1e-3)
 
     def test_of_both_is_that_of_features_and_that_of_pixels(
         self, two: str, pixel: dict[str, float]
     ) -> None:
-        feature = first_terms("feature", two, "--loss=feature")
-        both = first_terms("both", two, "--content_weight=3", "--pixel_weight=0.5")
+        feature = first_terms("feature", two, "--loss=feature", "--degradation=blur")
+        both = first_terms(
+            "both", two, "--content_weight=3", "--pixel_weight=0.5", "--degradation=blur"
+        )
         assert set(feature) == {"content/relu1_2"}
         assert both == pytest.approx(
             {"content/relu1_2": 3 * feature["content/relu1_2"], **pixel}, rel=1e-4
@@ -136,7 +155,7 @@ class TestResult:
         asked = {
             "factor": 4,
             "loss": "both",
-            "degradation": "blur",
+            "degradation": "mixed",
             "content_layers": ["relu1_2"],
             "architecture": "default",
             "photo_size": 48,
@@ -195,7 +214,7 @@ class TestAgain:
         [
             ("--factor=8", "--factor was 4, now 8"),
             ("--loss=pixel", "--loss was both, now pixel"),
-            ("--degradation=bicubic", "--degradation was blur, now bicubic"),
+            ("--degradation=bicubic", "--degradation was mixed, now bicubic"),
             ("--vgg=vgg19-torchvision", "--vgg was vgg16, now vgg19-torchvision"),
             ("--content_layers=relu2_2", "--content_layers was relu1_2, now relu2_2"),
             ("--content_weight=2", "--content_weight was 1.0, now 2.0"),
