@@ -67,7 +67,7 @@ def phases(*, accelerator: bool) -> list[Phase]:
             ships="styles",
         ),
     ]
-    for factor, crop in (("4", "96"), ("8", "128")):
+    for factor, crop, pixel_weight in (("4", "96", "50"), ("8", "128", "100")):
         size = {"image_size": "288", "batch_size": "16"} if accelerator else {"image_size": crop}
         pixel, feature = f"superres-x{factor}-pixel", f"superres-x{factor}-feature"
         common = {"factor": factor, **size}
@@ -78,7 +78,7 @@ def phases(*, accelerator: bool) -> list[Phase]:
                 feature,
                 "train_superres",
                 0.02,
-                {**common, "loss": "both", "pixel_weight": "100", "learning_rate": "3e-4"},
+                {**common, "loss": "both", "pixel_weight": pixel_weight, "learning_rate": "3e-4"},
                 after=pixel,
                 ships=feature,
                 steps=1000,

@@ -64,7 +64,7 @@ def define_flags(define: flags.Flags) -> None:
     )
     define.names("content_layers", ["relu2_2"], "Layers at which features are compared.")
     define.number("content_weight", 1.0, "Of the feature reconstruction loss.")
-    # With 50, and more so with less, 1,000 steps draw a grid: weights/networks/README.md.
+    # With less, or with many more steps, a grid is drawn: weights/networks/README.md.
     define.number("pixel_weight", 100.0, "Of the mean squared difference of pixels in 0..255.")
     define.group("Network")
     define.choice(
