@@ -18,6 +18,7 @@ from programs import ROOT, Judge, Run, prepare, run_ours, run_peer
 from report import Part
 
 OURS, PEER = "perceptual_jax", "PyTorch"
+PEER_IN_RANGE = "PyTorch, pixels kept in range"
 
 
 def measure_speed(arguments: argparse.Namespace, folder: Path) -> Part:
@@ -87,74 +88,72 @@ def measure_memory(arguments: argparse.Namespace, folder: Path) -> Part:
 
 
 def measure_curves(arguments: argparse.Namespace, folder: Path) -> Part:
-    """How soon the default, from coarse to fine, is where the peer is in the end."""
+    """How soon the default, from coarse to fine, is where the peers are in the end."""
     inputs = prepare(arguments.content, arguments.style, arguments.curve_size, folder)
     with tempfile.TemporaryDirectory() as cache:
         ours = run_ours(inputs, steps=arguments.our_steps, cache=Path(cache), num_scales=0)
-    peer = run_peer(inputs, steps=arguments.peer_steps, python=arguments.torch_python)
     judge = Judge(inputs)
-    judge.check(peer)
-    written = {OURS: judge.written(ours), PEER: judge.written(peer)}
+    steps, python = arguments.peer_steps, arguments.torch_python
+    peers = {}
+    for name, in_range in ((PEER, False), (PEER_IN_RANGE, True)):
+        peers[name] = run_peer(inputs, steps=steps, python=python, in_range=in_range)
+        judge.check(peers[name])
 
-    def seconds_until(run: Run, objective: float) -> float | None:
+    def seconds_until(objective: float) -> float | None:
+        """Of ours, whose pixels stay in their range, so that its objective is a picture's."""
         return next(
-            (found.seconds for found in run.evaluations if found.objective <= objective), None
+            (found.seconds for found in ours.evaluations if found.objective <= objective), None
         )
 
-    # The peer's last image has pixels outside of 0..255, and the picture that it writes, clipped,
-    # has another objective. Ours hold theirs inside on the way, so their own objective stands for
-    # that of a picture.
-    reached = {
-        name: seconds_until(run, peer.objective) for name, run in ((OURS, ours), (PEER, peer))
-    }
-    pictured = {OURS: seconds_until(ours, written[PEER]), PEER: peer.seconds}
-    rows = []
-    for name, run, steps in (
-        (OURS, ours, f"{arguments.our_steps} at each scale"),
-        (PEER, peer, str(arguments.peer_steps)),
-    ):
-        then, picture = reached[name], pictured[name]
+    reference = peers[PEER]
+    written = {name: judge.written(run) for name, run in {OURS: ours, **peers}.items()}
+    rows, results = [], {}
+    for name, run in {OURS: ours, **peers}.items():
+        reached = [seconds_until(objective) for objective in (run.objective, written[name])]
+        cells = [
+            "never" if seconds is None else f"{seconds:.1f} ({seconds / run.seconds:.2f})"
+            for seconds in reached
+        ]
+        if run is ours:
+            cells = ["", ""]
+        iterations = f"{arguments.our_steps} at each scale" if run is ours else str(steps)
         rows.append(
-            f"| {name} | {steps} | {_ratio(run.seconds, peer.seconds, '.1f')} "
-            f"| {'never' if then is None else _ratio(then, reached[PEER] or peer.seconds, '.1f')} "
-            f"| {'never' if picture is None else _ratio(picture, peer.seconds, '.1f')} "
-            f"| {_ratio(run.objective, peer.objective, '.4g')} "
-            f"| {_ratio(written[name], written[PEER], '.4g')} |"
+            f"| {name} | {iterations} | {_ratio(run.seconds, reference.seconds, '.1f')} "
+            f"| {_ratio(run.objective, reference.objective, '.4g')} "
+            f"| {_ratio(written[name], written[PEER], '.4g')} | {cells[0]} | {cells[1]} |"
         )
-    draw_curves(ours, peer, folder / "curves.png")
-    head = [
-        f"At {arguments.curve_size} pixels; in brackets relative to {PEER}.",
-        "",
-        f"| program | iterations | seconds | until {PEER}'s objective "
-        f"| until that of {PEER}'s picture | objective | of the written picture |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    results = {
-        name: {
+        results[name] = {
             "seconds": run.seconds,
-            "seconds_until_peer_objective": reached[name],
-            "seconds_until_objective_of_peer_picture": pictured[name],
             "objective_of_written_picture": written[name],
+            "seconds_until_ours_has_its_objective": reached[0],
+            "seconds_until_ours_has_that_of_its_picture": reached[1],
             "evaluations": run.evaluations,
         }
-        for name, run in ((OURS, ours), (PEER, peer))
-    }
+    draw_curves({f"{OURS}, at the finest of its scales": ours, **peers}, folder / "curves.png")
+    head = [
+        f"At {arguments.curve_size} pixels; in brackets relative to {PEER}, and at the right to "
+        "the seconds of the row.",
+        "",
+        "| program | iterations | seconds | objective | of the written picture "
+        f"| {OURS} has its objective after | and that of its picture after |",
+        "|---|---|---|---|---|---|---|",
+    ]
     return Part("\n".join(head + rows), results)
 
 
-def draw_curves(ours: Run, peer: Run, path: Path) -> None:
+def draw_curves(runs: dict[str, Run], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    for name, run in ((f"{OURS}, at the finest of its scales", ours), (PEER, peer)):
+    for name, run in runs.items():
         seconds = [found.seconds for found in run.evaluations]
         axes.plot(seconds, [found.objective for found in run.evaluations], label=name)
-    axes.axhline(peer.objective, color="grey", linestyle=":", linewidth=1.0)
+        axes.axhline(run.objective, color="grey", linestyle=":", linewidth=1.0)
     axes.set_yscale("log")
     axes.set_xlim(left=0.0)
     # Without a line search an early step can lead far up, and would flatten all the rest.
-    axes.set_ylim(top=3 * peer.evaluations[0].objective)
+    axes.set_ylim(top=3 * runs[PEER].evaluations[0].objective)
     axes.set_xlabel("seconds since the program was started")
     axes.set_ylabel("objective")
     axes.grid(alpha=0.3)

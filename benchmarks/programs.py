@@ -1,7 +1,7 @@
 """The two programs of the comparison, run on the same pixels, and what judges both.
 
-The term of our objective that keeps pixels in their range is ours alone, and left out of what is
-compared.
+The term of our objective that keeps pixels in their range is left out of what is compared, whether
+the peer minimises it too or not.
 """
 
 import dataclasses
@@ -102,8 +102,10 @@ def run_ours(inputs: Inputs, *, steps: int, cache: Path, num_scales: int = 1) ->
     return Run(process, lines[0]["time"] - process.began, evaluations, picture)
 
 
-def run_peer(inputs: Inputs, *, steps: int, python: str) -> Run:
-    picture, log = inputs.folder / "torch.png", inputs.folder / "torch.log"
+def run_peer(inputs: Inputs, *, steps: int, python: str, in_range: bool = False) -> Run:
+    """Of PyTorch; `in_range` with the term that keeps pixels in their range, as ours has it."""
+    name = "torch-in-range" if in_range else "torch"
+    picture, log = inputs.folder / f"{name}.png", inputs.folder / f"{name}.log"
     command: list[str | Path] = [
         python,
         ROOT / "benchmarks" / "peers" / "gatys_torch.py",
@@ -115,6 +117,7 @@ def run_peer(inputs: Inputs, *, steps: int, python: str) -> Run:
         f"--pooling={COMPARED.pooling}",
         f"--content-weight={COMPARED.content_weight}",
         f"--style-weight={COMPARED.style_weight}",
+        f"--range-weight={GATYS.range_weight if in_range else 0.0}",
     ]
     process = whole_process.run(command, log=log, environment=os.environ)
     evaluations = [

@@ -5,7 +5,8 @@
 
 Pictures are taken at the size that they have.  Prints a JSON line for every evaluation of the
 objective, with the time of day, and writes the picture: PNG, and beside it the pixels on the scale
-of 0..255 before clipping as `.npy`.
+of 0..255 before clipping as `.npy`.  With `--range-weight` it also minimises that many times the
+summed squares of how far pixels lie outside of 0..255, which is not printed.
 
 Needs torch, numpy, pillow and safetensors.  Imports nothing of the project it is compared with.
 """
@@ -39,12 +40,17 @@ def read(path, mean):
     return (torch.from_numpy(pixels).permute(2, 0, 1) - mean)[None].contiguous()
 
 
+def outside(pixels):
+    """The summed squares of how far pixels lie outside of 0..255."""
+    return (pixels - pixels.clamp(0, 255)).square().sum()
+
+
 def log(evaluation, objective):
     line = {"evaluation": evaluation, "objective": objective, "time": time.time()}
     print(json.dumps(line), flush=True)
 
 
-def stylise(network, content, style, arguments):
+def stylise(network, content, style, mean, arguments):
     """The pixels after `steps` iterations of L-BFGS from the content, less the mean."""
     with torch.no_grad():
         content_target = network(content, LAYERS)[CONTENT_LAYER]
@@ -78,8 +84,10 @@ def stylise(network, content, style, arguments):
         nonlocal evaluations
         optimizer.zero_grad()
         total = objective(pixels)
-        total.backward()
         log(evaluations, total.item())
+        if arguments.range_weight:
+            total = total + arguments.range_weight * outside(pixels + mean)
+        total.backward()
         evaluations += 1
         return total
 
@@ -100,6 +108,7 @@ def main():
     parser.add_argument("--pooling", choices=POOLINGS, default="avg")
     parser.add_argument("--content-weight", type=float, default=1.0)
     parser.add_argument("--style-weight", type=float, default=1e3)
+    parser.add_argument("--range-weight", type=float, default=0.0)
     parser.add_argument(
         "--layout", choices=LAYOUTS, default="channels_last", help="of features in memory"
     )
@@ -111,7 +120,7 @@ def main():
     mean = torch.from_numpy(255 * weights["normalization/mean"]).reshape(3, 1, 1)
     network = VGG(weights, arguments.pooling, arguments.layout)
     content, style = read(arguments.content, mean), read(arguments.style, mean)
-    pixels = stylise(network, content, style, arguments) + mean
+    pixels = stylise(network, content, style, mean, arguments) + mean
 
     picture = pixels[0].permute(1, 2, 0).numpy()
     np.save(arguments.output.with_suffix(".npy"), picture)
