@@ -32,12 +32,12 @@ _FEW_CHANNELS = 3
 
 def _plain(images: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
     count, height, width, channels = images.shape
-    rows, columns, _, outputs = kernel.shape
+    outputs = kernel.shape[3]
     if jax.default_backend() == "cpu":
         few = count * height * width <= _FEW_POSITIONS and channels >= _MANY_CHANNELS
         if padding == "SAME" and few:
             return _matrix_product(images, kernel)
-        large = padding == "VALID" and rows == columns == 9
+        large = _is_large(kernel, padding)
         if large and outputs <= _FEW_CHANNELS < channels and _NEW_XLA:
             cut = np.s_[:, 4 : height - 4, 4 : width - 4]
             return _as_written(images, kernel, "SAME")[cut]
@@ -46,6 +46,11 @@ def _plain(images: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
             images = jnp.pad(images, last)
             kernel = jnp.pad(kernel, (*last[:2], last[3], last[2]))
     return _as_written(images, kernel, padding)
+
+
+def _is_large(kernel: jax.Array, padding: Any) -> bool:
+    """Whether it is of a network's first or last layer."""
+    return padding == "VALID" and kernel.shape[:2] == (9, 9)
 
 
 def _as_written(images: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
@@ -136,24 +141,25 @@ def _backward(
 def _kernel_gradient(
     images: jax.Array, kernel: jax.Array, cotangent: jax.Array, padding: str
 ) -> jax.Array:
-    rows, columns, channels, outputs = kernel.shape
-    large = padding == "VALID" and rows == columns == 9
-    if jax.default_backend() == "cpu" and large and outputs <= _FEW_CHANNELS < channels:
-        return _swapped_kernel_gradient(images, kernel, cotangent)
+    channels, outputs = kernel.shape[2:]
+    few = _is_large(kernel, padding) and outputs <= _FEW_CHANNELS < channels
+    # Image by image, several devices would have to send them to one another.
+    if few and jax.default_backend() == "cpu" and jax.device_count() == 1:
+        return swapped_kernel_gradient(images, kernel, cotangent)
     _, kernel_vjp = jax.vjp(lambda kernel: _as_written(images, kernel, padding), kernel)
     (gradient,) = kernel_vjp(cotangent)
     return gradient
 
 
-def _swapped_kernel_gradient(
+def swapped_kernel_gradient(
     images: jax.Array, kernel: jax.Array, cotangent: jax.Array
 ) -> jax.Array:
-    """The kernel gradient of a `"VALID"` convolution with few outputs.
+    """The kernel gradient of a `"VALID"` convolution with few outputs, of one image or more.
 
     It is a correlation of the images with the cotangent, as large as they are.  JAX slides the
     cotangent over the images, and the library computes as many numbers at once as there are
-    outputs; sliding the images over the cotangent instead, as many as there are inputs.  32 to 3
-    channels at 256x256: 5 to 7 milliseconds in the place of 21.
+    outputs; sliding the images over the cotangent instead, as many as there are inputs, which is
+    3 to 4 times faster.
     """
     rows, columns = kernel.shape[:2]
     full = ((0, 0), (rows - 1, rows - 1), (columns - 1, columns - 1), (0, 0))
@@ -168,10 +174,11 @@ def _swapped_kernel_gradient(
             dimension_numbers=jax.lax.ConvDimensionNumbers(
                 lhs_spec=(3, 0, 1, 2), rhs_spec=(3, 0, 1, 2), out_spec=(2, 3, 0, 1)
             ),
+            preferred_element_type=jnp.float32,
         )
         for index in range(len(images))
     )
-    return adjoint(flipped)
+    return adjoint(flipped).astype(kernel.dtype)
 
 
 _convolve.defvjp(_forward, _backward)

@@ -11,13 +11,6 @@ def define_factor(flags: Flags) -> None:
     flags.integer("factor", 4, "By which each side becomes larger: 4 or 8.", least=4)
 
 
-# How small pictures are made; for the choice of a flag.
-DEGRADATION = (
-    "How small pictures are made: blur, of sigma 1 and then bicubic as in the paper, or bicubic "
-    "alone, as benchmarks are"
-)
-
-
 def check_factor(values: Any) -> None:
     """Raises `UserError` unless there are networks for the factor."""
     if values.factor not in networks.FACTORS:

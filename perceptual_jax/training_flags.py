@@ -214,6 +214,12 @@ def photo_source(values: Any) -> photos.Photos:
     return found
 
 
+def tell_skipped(source: photos.Photos) -> None:
+    """Prints how many photos could not be used; the log has named each when it came."""
+    if source.skipped and jax.process_index() == 0:
+        print(f"{len(source.skipped)} of the {len(source)} photos could not be used", flush=True)
+
+
 def batches_of(settings: Mapping[str, Any], source: photos.Photos, **options: Any) -> Any:
     """An iterator over this process's batches; options are those of `photos.batches`."""
     processes, devices = jax.process_count(), jax.device_count()

@@ -86,6 +86,29 @@ class TestConvolve:
         for gradient, of_jax in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
             np.testing.assert_allclose(gradient, of_jax, rtol=1e-5, atol=2e-4)
 
+    @pytest.mark.parametrize("count", [1, 3])
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+    def test_of_few_outputs_has_the_kernel_gradient_of_jax(self, count: int, dtype: Any) -> None:
+        """In the form that one device takes; the tests have two."""
+        generator = np.random.default_rng(1)
+        images, kernel, cotangent = (
+            jnp.asarray(array, dtype)
+            for array in f32(
+                generator.normal(size=(count, 13, 14, 16)),
+                generator.normal(size=(9, 9, 16, 3)),
+                generator.normal(size=(count, 5, 6, 3)),
+            )
+        )
+        _, vjp = jax.vjp(
+            lambda k: plain(images.astype(jnp.float32), k, "VALID"), kernel.astype(jnp.float32)
+        )
+        (expected,) = vjp(cotangent.astype(jnp.float32))
+        found = convolution.swapped_kernel_gradient(images, kernel, cotangent)
+        assert found.dtype == dtype
+        # bfloat16 has 8 bits; the sums are float32.
+        tolerance = {"rtol": 2.0**-8} if dtype == jnp.bfloat16 else {"rtol": 1e-5}
+        np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=1e-4, **tolerance)
+
     @pytest.mark.parametrize("padding", PADDINGS)
     def test_has_the_gradients_of_finite_differences(self, padding: str) -> None:
         """A convolution is linear in either argument, so that central differences are exact."""

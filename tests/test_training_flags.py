@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from perceptual_jax import networks, training_flags
 from perceptual_jax.errors import UserError
 from perceptual_jax.flags import Flags
-from perceptual_jax.io import photos, resources
+from perceptual_jax.io import images, photos, resources
 from perceptual_jax.networks import StyleNetwork, SuperResolutionNetwork
 from perceptual_jax.training_flags import Amount, Amounts
 
@@ -205,6 +206,19 @@ class TestPhotos:
         folder = resources.folder("examples") / "content"
         assert len(training_flags.photo_source(values_of(f"--data={folder}"))) == 4
         assert capsys.readouterr().out == ""
+
+    def test_that_could_not_be_used_are_counted(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        images.write(tmp_path / "good.png", np.zeros((40, 40, 3), np.float32))
+        (tmp_path / "bad.jpg").write_bytes(b"not a photo")
+        found = training_flags.photo_source(values_of(f"--data={tmp_path}"))
+        training_flags.tell_skipped(found)
+        assert capsys.readouterr().out == ""
+        for _ in range(2):
+            found.read_or_next(0, short_side=40)
+        training_flags.tell_skipped(found)
+        assert capsys.readouterr().out == "1 of the 2 photos could not be used\n"
 
 
 class TestBatches:

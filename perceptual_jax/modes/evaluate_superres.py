@@ -40,7 +40,13 @@ def define_flags(define: flags.Flags) -> None:
         ["pixel", "feature"],
         "Networks to measure: feature, pixel, or files of --mode=train_superres.",
     )
-    define.choice("degradation", "blur", list(degradation.SIGMAS), superres_flags.DEGRADATION + ".")
+    define.choice(
+        "degradation",
+        "blur",
+        list(degradation.SIGMAS),
+        "How small pictures are made: blur, of sigma 1 before the bicubic reduction, as in the "
+        "paper; bicubic, by that alone, as benchmarks are.",
+    )
     define.switch(
         "match_histogram",
         False,

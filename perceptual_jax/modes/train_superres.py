@@ -1,7 +1,7 @@
 """Train a network that enlarges photos four or eight times (Johnson et al. 2016, section 4.2).
 
-Low-resolution pictures are made from the photos: blurred more or less, then reduced. Started again
-with the same --workdir, a run goes on exactly where it was.
+Low-resolution pictures are made from the photos: blurred, each with another sigma, then reduced.
+Started again with the same --workdir, a run goes on exactly where it was.
 """
 
 import dataclasses
@@ -52,8 +52,9 @@ def define_flags(define: flags.Flags) -> None:
         "degradation",
         "mixed",
         ["mixed", *degradation.SIGMAS],
-        f"{superres_flags.DEGRADATION}; mixed: with a blur of sigma 0, 0.1, ... 1 in turn, for "
-        "pictures of which nobody knows how they were made.",
+        "How small pictures are made, before the bicubic reduction: mixed, with a blur of sigma "
+        "0, 0.1, ... 1 in turn, for pictures of unknown origin; blur, of sigma 1, as in the "
+        "paper; bicubic, without.",
     )
     define.group("Objective")
     define.text(
@@ -64,7 +65,8 @@ def define_flags(define: flags.Flags) -> None:
     )
     define.names("content_layers", ["relu2_2"], "Layers at which features are compared.")
     define.number("content_weight", 1.0, "Of the feature reconstruction loss.")
-    # With less, or with many more steps, a grid is drawn: weights/networks/README.md.
+    # From a network for pixels, 1,000 steps with 50 at x4 and 100 at x8 draw no grid; with less
+    # weight, or many more steps, they do: weights/networks/README.md.
     define.number("pixel_weight", 100.0, "Of the mean squared difference of pixels in 0..255.")
     define.group("Network")
     define.choice(
@@ -102,11 +104,12 @@ def main(values: Any) -> int:
     if (side := settings["image_size"]) > values.photo_size:
         raise UserError(f"--photo_size={values.photo_size} is less than --image_size={side}")
     began = _start(values, settings)
+    source = training_flags.photo_source(values)
     with usage_errors():
         recipe = training_flags.recipe_of(values, settings)
         batches = training_flags.batches_of(
             settings,
-            training_flags.photo_source(values),
+            source,
             short_side=values.photo_size,
             transform=functools.partial(_degraded, values.factor, values.degradation),
         )
@@ -116,7 +119,7 @@ def main(values: Any) -> int:
         with usage_errors():
             vgg.check_layers(params, aim.layers)
         constants = {"vgg": vgg.with_adjoints(params)}
-    return training_run.run_to_file(
+    code = training_run.run_to_file(
         tasks.superres_loss(began.network, aim, pixel_weight=pixel_weight),
         recipe,
         began,
@@ -127,6 +130,8 @@ def main(values: Any) -> int:
         options=training_flags.options_of(values, workdir),
         preview=functools.partial(_preview, began.network, values.degradation),
     )
+    training_flags.tell_skipped(source)
+    return code
 
 
 def _objective(values: Any) -> tuple[objective.Objective, float]:

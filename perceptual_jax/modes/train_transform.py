@@ -82,13 +82,14 @@ def main(values: Any) -> int:
     with usage_errors():
         recipe = training_flags.recipe_of(values, settings, styles_only=values.freeze_trunk)
     paintings = [_painting(name, values.style_size) for name in values.style]
-    batches = training_flags.batches_of(settings, training_flags.photo_source(values))
+    source = training_flags.photo_source(values)
+    batches = training_flags.batches_of(settings, source)
     params = weights.load(values.vgg)
     with usage_errors():
         vgg.check_layers(params, aim.layers)
     _check_sizes(values, aim, paintings)
     began = _start(values, paintings, settings)
-    return training_run.run_to_file(
+    code = training_run.run_to_file(
         tasks.style_loss(began.network, aim, first_style=len(began.styles) - len(paintings)),
         recipe,
         began,
@@ -99,6 +100,8 @@ def main(values: Any) -> int:
         options=training_flags.options_of(values, workdir),
         preview=functools.partial(_preview, began, settings["image_size"]),
     )
+    training_flags.tell_skipped(source)
+    return code
 
 
 def _settings(values: Any) -> dict[str, Any]:
