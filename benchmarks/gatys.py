@@ -88,7 +88,7 @@ def measure_memory(arguments: argparse.Namespace, folder: Path) -> Part:
 
 
 def measure_curves(arguments: argparse.Namespace, folder: Path) -> Part:
-    """How soon the default, from coarse to fine, is where the peers are in the end."""
+    """How the objective falls by default, from coarse to fine, beside the peers'."""
     inputs = prepare(arguments.content, arguments.style, arguments.curve_size, folder)
     with tempfile.TemporaryDirectory() as cache:
         ours = run_ours(inputs, steps=arguments.our_steps, cache=Path(cache), num_scales=0)
@@ -99,46 +99,43 @@ def measure_curves(arguments: argparse.Namespace, folder: Path) -> Part:
         peers[name] = run_peer(inputs, steps=steps, python=python, in_range=in_range)
         judge.check(peers[name])
 
-    def seconds_until(objective: float) -> float | None:
-        """Of ours, whose pixels stay in their range, so that its objective is a picture's."""
-        return next(
-            (found.seconds for found in ours.evaluations if found.objective <= objective), None
-        )
-
     reference = peers[PEER]
-    written = {name: judge.written(run) for name, run in {OURS: ours, **peers}.items()}
+    runs = {OURS: ours, **peers}
+    written = {name: judge.written(run) for name, run in runs.items()}
+    marks = (written[PEER], ours.objective)
     rows, results = [], {}
-    for name, run in {OURS: ours, **peers}.items():
-        reached = [seconds_until(objective) for objective in (run.objective, written[name])]
-        cells = [
-            "never" if seconds is None else f"{seconds:.1f} ({seconds / run.seconds:.2f})"
-            for seconds in reached
-        ]
-        if run is ours:
-            cells = ["", ""]
+    for name, run in runs.items():
+        # The plain peer's pixels leave their range: on the way its objective is of no picture.
+        reached = [None if run is reference else seconds_until(run, mark) for mark in marks]
         iterations = f"{arguments.our_steps} at each scale" if run is ours else str(steps)
         rows.append(
             f"| {name} | {iterations} | {_ratio(run.seconds, reference.seconds, '.1f')} "
             f"| {_ratio(run.objective, reference.objective, '.4g')} "
-            f"| {_ratio(written[name], written[PEER], '.4g')} | {cells[0]} | {cells[1]} |"
+            f"| {_ratio(written[name], written[PEER], '.4g')} | "
+            + " | ".join("" if seconds is None else f"{seconds:.1f}" for seconds in reached)
+            + " |"
         )
         results[name] = {
             "seconds": run.seconds,
             "objective_of_written_picture": written[name],
-            "seconds_until_ours_has_its_objective": reached[0],
-            "seconds_until_ours_has_that_of_its_picture": reached[1],
+            "seconds_until_objective_of_peers_picture": reached[0],
+            "seconds_until_our_last_objective": reached[1],
             "evaluations": run.evaluations,
         }
     draw_curves({f"{OURS}, at the finest of its scales": ours, **peers}, folder / "curves.png")
     head = [
-        f"At {arguments.curve_size} pixels; in brackets relative to {PEER}, and at the right to "
-        "the seconds of the row.",
+        f"At {arguments.curve_size} pixels; in brackets relative to {PEER}.",
         "",
-        "| program | iterations | seconds | objective | of the written picture "
-        f"| {OURS} has its objective after | and that of its picture after |",
+        "| program | iterations | seconds | objective | objective of the written picture "
+        f"| seconds until {marks[0]:.4g}, {PEER}'s picture | until {marks[1]:.4g}, our last |",
         "|---|---|---|---|---|---|---|",
     ]
     return Part("\n".join(head + rows), results)
+
+
+def seconds_until(run: Run, objective: float) -> float | None:
+    """Until an evaluation gave no more than `objective`."""
+    return next((found.seconds for found in run.evaluations if found.objective <= objective), None)
 
 
 def draw_curves(runs: dict[str, Run], path: Path) -> None:

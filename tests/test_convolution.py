@@ -106,8 +106,8 @@ class TestConvolve:
         found = convolution.swapped_kernel_gradient(images, kernel, cotangent)
         assert found.dtype == dtype
         # bfloat16 has 8 bits; the sums are float32.
-        tolerance = {"rtol": 2.0**-8} if dtype == jnp.bfloat16 else {"rtol": 1e-5}
-        np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=1e-4, **tolerance)
+        tolerance = 2.0**-8 if dtype == jnp.bfloat16 else 1e-5
+        np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=tolerance, atol=1e-4)
 
     @pytest.mark.parametrize("padding", PADDINGS)
     def test_has_the_gradients_of_finite_differences(self, padding: str) -> None:
