@@ -158,13 +158,13 @@ def swapped_kernel_gradient(
 
     It is a correlation of the images with the cotangent, as large as they are.  JAX slides the
     cotangent over the images, and the library computes as many numbers at once as there are
-    outputs; sliding the images over the cotangent instead, as many as there are inputs, which is
-    3 to 4 times faster.
+    outputs; sliding the images over the cotangent instead, as many as there are inputs, which was
+    2.6 to 4.6 times faster for one image and for four, of 96 and of 256 pixels.
     """
     rows, columns = kernel.shape[:2]
     full = ((0, 0), (rows - 1, rows - 1), (columns - 1, columns - 1), (0, 0))
     padded = jnp.pad(cotangent, full)
-    # One image after the other: all at once take three times as long.
+    # One image after the other: four of 256x256 pixels at once take twice as long.
     flipped = sum(
         jax.lax.conv_general_dilated(
             padded[index, None],
