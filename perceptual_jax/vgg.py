@@ -96,14 +96,26 @@ def check_layers(params: Params, layers: Iterable[str]) -> None:
 def with_adjoints(params: Params) -> Params:
     """The same network with every kernel's adjoint beside it, for loops that optimise pixels.
 
-    It doubles the tree and saves flipping the kernels in every iteration; see
+    It doubles the tree and saves flipping the kernels in every iteration.  Where they make the
+    convolution faster, both are there once more, transformed for it; see
     `perceptual_jax.convolution.convolve`.
     """
     return {
         name: part
         if name == "normalization" or "kernel_adjoint" in part
-        else {**part, "kernel_adjoint": convolution.adjoint(part["kernel"])}
+        else {**part, **_beside(part["kernel"])}
         for name, part in params.items()
+    }
+
+
+def _beside(kernel: Any) -> dict[str, Any]:
+    adjoint = convolution.adjoint(kernel)
+    if not convolution.rows_pay(kernel):
+        return {"kernel_adjoint": adjoint}
+    return {
+        "kernel_adjoint": adjoint,
+        "kernel_rows": convolution.row_kernel(kernel),
+        "adjoint_rows": convolution.row_kernel(adjoint),
     }
 
 
@@ -157,7 +169,13 @@ def features(
             break
         if name.startswith("conv"):
             layer = {part: jnp.asarray(values, dtype) for part, values in params[name].items()}
-            x = convolution.convolve(x, layer["kernel"], kernel_adjoint=layer.get("kernel_adjoint"))
+            x = convolution.convolve(
+                x,
+                layer["kernel"],
+                kernel_adjoint=layer.get("kernel_adjoint"),
+                kernel_rows=layer.get("kernel_rows"),
+                adjoint_rows=layer.get("adjoint_rows"),
+            )
             x = x + layer["bias"].reshape(1, 1, 1, -1)
         elif name.startswith("relu"):
             x = jax.nn.relu(x)
