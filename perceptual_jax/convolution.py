@@ -124,9 +124,15 @@ def rows_pay(kernel: Any) -> bool:
     )
 
 
-def row_kernel(kernel: Any) -> np.ndarray:
-    """A kernel `(3, 3, C_in, C_out)` as `row_convolve` takes it, `(6, 3, C_in, C_out)` float32."""
-    return np.tensordot(_ROWS_KERNEL, np.asarray(kernel, np.float64), 1).astype(np.float32)
+def row_kernel(kernel: Any) -> Any:
+    """A kernel `(3, 3, C_in, C_out)` as `row_convolve` takes it, `(6, 3, C_in, C_out)` float32.
+
+    On the device if the kernel is, else in NumPy.
+    """
+    if isinstance(kernel, jax.Array):
+        taps = jnp.asarray(_ROWS_KERNEL, jnp.float32)
+        return jnp.tensordot(taps, kernel, 1, precision=jax.lax.Precision.HIGHEST)
+    return np.tensordot(_ROWS_KERNEL.astype(np.float32), np.asarray(kernel, np.float32), 1)
 
 
 def row_convolve(images: jax.Array, rows: jax.Array) -> jax.Array:
