@@ -155,7 +155,7 @@ def row_convolve(images: jax.Array, rows: jax.Array) -> jax.Array:
     margins = ((0, 0), (1, 4 * fours + 3 - height), (0, 0), (0, 0))
     padded = jnp.pad(images, margins).reshape(count, fours + 1, 4, width, channels)
     six = [padded[:, :-1, row] for row in range(4)] + [padded[:, 1:, row] for row in range(2)]
-    # Else XLA would sum the rows anew for each number that a convolution reads.
+    # Keeps the sums out of what XLA makes of the convolutions. Without, times were within 10%.
     sums = jax.lax.optimization_barrier([_weighted_sum(taps, six) for taps in _ROWS_IN])
     products = [
         _as_written(part, row[None], ((0, 0), (1, 1))) for part, row in zip(sums, rows, strict=True)
