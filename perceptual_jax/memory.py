@@ -48,7 +48,7 @@ def synthesis_bytes(
     bytes_per_value = 2 if objective.dtype == "bfloat16" else 4
     activations = _LIVE[objective.pooling] * positions * bytes_per_value * height * width
     # Steps and changes of gradient, which XLA copies once in every iteration.
-    pixels = 4 * 3 * height * width * (2 * 2 * memory + 8)
+    pixels = 4 * 3 * height * width * (2 * 2 * memory + 10)
     weights = sum(4 * array.size for part in params.values() for array in part.values())
     return int(images * (activations + pixels) + weights + _PROGRAM_BYTES)
 

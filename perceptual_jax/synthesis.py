@@ -1,8 +1,7 @@
 """Optimise the pixels of images: one jitted optax step, one loop.
 
-`Synthesis` holds a batch of images that are optimised side by side, each for itself, and advances
-them several iterations per dispatch.  `coarse_to_fine` gives the sizes through which one large
-picture is best approached.
+`run` optimises a batch of images side by side, each for itself, several iterations per dispatch.
+`coarse_to_fine` gives the sizes through which one large picture is best approached.
 """
 
 import dataclasses
@@ -21,6 +20,7 @@ from perceptual_jax import objective as objectives
 from perceptual_jax import vgg
 from perceptual_jax.lbfgs import scale_by_lbfgs
 from perceptual_jax.objective import Objective, Targets
+from perceptual_jax.preconditioning import change_of
 
 # Iterations whose values one dispatch can return; between dispatches a program can show progress
 # and be interrupted.
@@ -38,8 +38,8 @@ class Optimizer:
       name: `"lbfgs"` or `"adam"`.
       learning_rate: step size in units of [0, 1] for Adam; factor on the quasi-Newton step for
         L-BFGS. None for the default, 0.02 or 1.
-      max_step: the furthest that L-BFGS moves any pixel in one iteration, in units of [0, 1]; a
-        longer step is shortened as a whole.
+      max_step: the furthest that L-BFGS moves any of the coordinates of `preconditioning` in one
+        iteration, in units of [0, 1]; a longer step is shortened as a whole.
       memory: gradients that L-BFGS remembers, at the cost of two copies of the image for each, and
         of reading them in every iteration. 50 give a 6 to 8% lower objective than 20 after 100
         iterations at 256 pixels, which take 6% longer.
@@ -80,14 +80,17 @@ class State(NamedTuple):
     """Everything that an iteration changes; each array has a leading axis for the images.
 
     Attributes:
-      images: where the objective is evaluated next, `(B, H, W, 3)`.
+      origin: the images that the optimisation began with, `(B, H, W, 3)`.
+      coordinates: where it is, as `preconditioning` has it, `(B, H, W, 3)`: the objective is
+        evaluated next at `origin + change_of(coordinates)`.
       optimizer: optax's state.
       best: the evaluated image with the lowest objective, `(B, H, W, 3)`.
       best_total: its objective, `(B,)`; infinite before the first evaluation.
       stopped: whether an evaluation was not finite, `(B,)`; such an image is not moved any more.
     """
 
-    images: jax.Array
+    origin: jax.Array
+    coordinates: jax.Array
     optimizer: Any
     best: jax.Array
     best_total: jax.Array
@@ -115,7 +118,8 @@ def start(images: jax.Array, optimizer: Optimizer) -> State:
 def _start(images: jax.Array, *, optimizer: Optimizer) -> State:
     batch = images.shape[0]
     state = State(
-        images=images,
+        origin=images,
+        coordinates=jnp.zeros_like(images),
         optimizer=jax.vmap(optimizer.transformation().init)(images),
         best=images.copy(),
         best_total=jnp.full(batch, jnp.inf),
@@ -156,27 +160,34 @@ def advance(
     transformation = optimizer.transformation()
 
     def one_image(state: State, term_weights: Mapping[str, Any]) -> Any:
-        def value(image: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return objectives.evaluate(objective, params, image, targets, term_weights=term_weights)
+        def value(coordinates: jax.Array) -> tuple[jax.Array, Any]:
+            image = state.origin + change_of(coordinates)
+            total, terms = objectives.evaluate(
+                objective, params, image, targets, term_weights=term_weights
+            )
+            return total, (terms, image)
 
         def iteration(index: jax.Array, carry: Any) -> Any:
             state, totals, terms_so_far = carry
-            (total, terms), gradient = jax.value_and_grad(value, has_aux=True)(state.images)
+            (total, (terms, image)), gradient = jax.value_and_grad(value, has_aux=True)(
+                state.coordinates
+            )
             finite = jnp.isfinite(total) & jnp.all(jnp.isfinite(gradient))
             stopped = state.stopped | ~finite
             better = ~stopped & (total < state.best_total)
             updates, optimizer_state = transformation.update(
                 gradient,
                 state.optimizer,
-                state.images,
+                state.coordinates,
                 value=total,
                 grad=gradient,
-                value_fn=lambda image: value(image)[0],
+                value_fn=lambda coordinates: value(coordinates)[0],
             )
             moved = State(
-                images=jnp.where(stopped, state.images, state.images + updates),
+                origin=state.origin,
+                coordinates=jnp.where(stopped, state.coordinates, state.coordinates + updates),
                 optimizer=optimizer_state,
-                best=jnp.where(better, state.images, state.best),
+                best=jnp.where(better, image, state.best),
                 best_total=jnp.where(better, total, state.best_total),
                 stopped=stopped,
             )
