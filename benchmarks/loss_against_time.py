@@ -47,7 +47,7 @@ class Judge:
 
     def __init__(self, aim: Objective, vgg: str) -> None:
         self.aim = aim
-        self.params = synthesis.prepared(weights.load(vgg))
+        self.params = synthesis.prepared(weights.load(vgg), aim)
         self._targets = jax.jit(objective.targets, static_argnums=0)
 
         @jax.jit

@@ -7,20 +7,13 @@ supported jax (`benchmarks/convolution.py`), and a test reads the compiled text 
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-
-
-# Up to this many positions, and from this many input channels on, one matrix product of all the
-# patches beats XLA:CPU's convolution: at 32x21 and 512 channels by 28% on jax 0.12 and 12% on 0.10.
-# At 64x42 it loses by 40%.
-_FEW_POSITIONS = 1024
-_MANY_CHANNELS = 128
 
 
 # From 0.12 on (0.11 was not tried), XLA:CPU is 2 to 3.4 times slower at few outputs of a large
@@ -31,36 +24,19 @@ _NEW_XLA = jax.__version_info__ >= (0, 11)
 _FEW_CHANNELS = 3
 
 
-# Channels of the kernels for which `row_kernel` is worth its memory: fewer than the first gain
-# nothing, and of more than the second the transformed kernels, twice as large, take too much of it.
-_ROW_CHANNELS = (64, 256)
-
-# Up to this many numbers in the input and output together, or from this many channels on, it is
-# faster: beyond, what it writes between its steps leaves the cache. 128 channels at 128x128 gain
-# 1.5 times, and at 256x256 they lose 7%.
-_ROW_NUMBERS = 2**23
-_ROW_CHANNELS_ANYWHERE = 256
+# From this many channels on, on both sides, `row_convolve` is faster in a loop: 1.2 to 1.4 times at
+# 64, 1.2 to 1.8 times at 128 to 512, at 21x32 to 341x512 positions, on jax 0.10 and 0.12.
+_ROW_CHANNELS = 64
 
 
-def _plain(
-    images: jax.Array, kernel: jax.Array, padding: Any, rows: jax.Array | None = None
-) -> jax.Array:
-    count, height, width, channels = images.shape
-    outputs = kernel.shape[3]
-    if jax.default_backend() == "cpu":
-        # In bfloat16 the sums of rows would be rounded to 8 bits before they are multiplied.
-        if rows is not None and padding == "SAME" and images.dtype == jnp.float32:
-            numbers = count * height * width * (channels + outputs)
-            if min(channels, outputs) >= _ROW_CHANNELS_ANYWHERE or numbers <= _ROW_NUMBERS:
-                return row_convolve(images, rows)
-        few = count * height * width <= _FEW_POSITIONS and channels >= _MANY_CHANNELS
-        if padding == "SAME" and few:
-            return _matrix_product(images, kernel)
-        large = _is_large(kernel, padding)
-        if large and outputs <= _FEW_CHANNELS < channels and _NEW_XLA:
+def _plain(images: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
+    if jax.default_backend() == "cpu" and _is_large(kernel, padding):
+        channels, outputs = kernel.shape[2:]
+        height, width = images.shape[1:3]
+        if outputs <= _FEW_CHANNELS < channels and _NEW_XLA:
             cut = np.s_[:, 4 : height - 4, 4 : width - 4]
             return _as_written(images, kernel, "SAME")[cut]
-        if large and channels == _FEW_CHANNELS < outputs and not _NEW_XLA:
+        if channels == _FEW_CHANNELS < outputs and not _NEW_XLA:
             last = ((0, 0), (0, 0), (0, 0), (0, 1))
             images = jnp.pad(images, last)
             kernel = jnp.pad(kernel, (*last[:2], last[3], last[2]))
@@ -76,19 +52,6 @@ def _as_written(images: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array
     return jax.lax.conv_general_dilated(
         images, kernel, window_strides=(1, 1), padding=padding, dimension_numbers=_LAYOUT
     )
-
-
-def _matrix_product(images: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same convolution, `"SAME"`, as patches `(N H W, kH kW C)` times the kernel."""
-    count, height, width, channels = images.shape
-    rows, columns, _, outputs = kernel.shape
-    margins = ((0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0))
-    padded = jnp.pad(images, margins)
-    shifted = [
-        padded[:, y : y + height, x : x + width] for y in range(rows) for x in range(columns)
-    ]
-    patches = jnp.concatenate(shifted, axis=-1).reshape(-1, rows * columns * channels)
-    return (patches @ kernel.reshape(-1, outputs)).reshape(count, height, width, outputs)
 
 
 # F(4, 3) of Winograd: four outputs of a row of three taps by six products, at the points 0, 1, -1,
@@ -112,30 +75,21 @@ _ROWS_OUT = (
 )
 
 
-def rows_pay(kernel: Any) -> bool:
-    """Whether `row_kernel` of this kernel `(kH, kW, C_in, C_out)` makes `convolve` faster."""
-    rows, columns, *channels = np.shape(kernel)
-    fewest, most = _ROW_CHANNELS
-    return (
-        jax.default_backend() == "cpu"
-        and (rows, columns) == (3, 3)
-        and min(channels) >= fewest
-        and 2 * fewest <= max(channels) <= most
-    )
+def row_kernels(kernel: Any) -> tuple[jax.Array, ...]:
+    """A kernel `(3, 3, C_in, C_out)` as `row_convolve` takes it, six of `(1, 3, C_in, C_out)`.
 
-
-def row_kernel(kernel: Any) -> Any:
-    """A kernel `(3, 3, C_in, C_out)` as `row_convolve` takes it, `(6, 3, C_in, C_out)` float32.
-
-    On the device if the kernel is, else in NumPy.
+    float32. One that is not on the device is transformed in NumPy, for which nothing is compiled.
     """
+    taps = _ROWS_KERNEL.astype(np.float32)
+    six: Any
     if isinstance(kernel, jax.Array):
-        taps = jnp.asarray(_ROWS_KERNEL, jnp.float32)
-        return jnp.tensordot(taps, kernel, 1, precision=jax.lax.Precision.HIGHEST)
-    return np.tensordot(_ROWS_KERNEL.astype(np.float32), np.asarray(kernel, np.float32), 1)
+        six = jnp.tensordot(taps, kernel, 1, precision=jax.lax.Precision.HIGHEST)
+    else:
+        six = np.tensordot(taps, np.asarray(kernel, np.float32), 1)
+    return tuple(jnp.asarray(row[None]) for row in six)
 
 
-def row_convolve(images: jax.Array, rows: jax.Array) -> jax.Array:
+def row_convolve(images: jax.Array, rows: Sequence[jax.Array]) -> jax.Array:
     """A 3x3 convolution, `"SAME"`, with half of the products (Winograd 1980; Lavin & Gray 2016).
 
     Winograd's algorithm in one dimension: four rows of the result are sums of six convolutions
@@ -144,21 +98,26 @@ def row_convolve(images: jax.Array, rows: jax.Array) -> jax.Array:
     that of the sum as written, and 2e-6 of the largest value at 256 channels.
 
     Args:
-      images: `(N, H, W, C_in)`, float.
-      rows: `row_kernel(kernel)`, of the same dtype.
+      images: `(N, H, W, C_in)`, float32: in bfloat16 the sums of rows would be rounded to 8 bits
+        before they are multiplied.
+      rows: `row_kernels(kernel)`.
 
     Returns:
       `(N, H, W, C_out)`.
+
+    Raises:
+      ValueError: images that are not float32.
     """
+    if images.dtype != jnp.float32:
+        raise ValueError(f"by rows only float32 is exact enough, got {images.dtype}")
     count, height, width, channels = images.shape
     fours = -(-height // 4)
     margins = ((0, 0), (1, 4 * fours + 3 - height), (0, 0), (0, 0))
     padded = jnp.pad(images, margins).reshape(count, fours + 1, 4, width, channels)
     six = [padded[:, :-1, row] for row in range(4)] + [padded[:, 1:, row] for row in range(2)]
-    # Keeps the sums out of what XLA makes of the convolutions. Without, times were within 10%.
-    sums = jax.lax.optimization_barrier([_weighted_sum(taps, six) for taps in _ROWS_IN])
+    sums = [_weighted_sum(taps, six) for taps in _ROWS_IN]
     products = [
-        _as_written(part, row[None], ((0, 0), (1, 1))) for part, row in zip(sums, rows, strict=True)
+        _as_written(part, row, ((0, 0), (1, 1))) for part, row in zip(sums, rows, strict=True)
     ]
     four = [_weighted_sum(taps, products) for taps in _ROWS_OUT]
     return jnp.stack(four, axis=2).reshape(count, 4 * fours, width, -1)[:, :height]
@@ -177,15 +136,7 @@ def adjoint(kernel: Any) -> Any:
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
-def convolve(
-    images: jax.Array,
-    kernel: jax.Array,
-    *,
-    padding: str = "SAME",
-    kernel_adjoint: jax.Array | None = None,
-    kernel_rows: jax.Array | None = None,
-    adjoint_rows: jax.Array | None = None,
-) -> jax.Array:
+def convolve(images: jax.Array, kernel: jax.Array, *, padding: str = "SAME") -> jax.Array:
     """Stride-1 convolution (cross-correlation, as in every deep-learning library).
 
     Its image gradient is written out as an ordinary convolution of the cotangent with the adjoint
@@ -197,11 +148,6 @@ def convolve(
       images: `(N, H, W, C_in)`, float.
       kernel: `(kH, kW, C_in, C_out)` of the same dtype; odd sides for `"SAME"`.
       padding: `"SAME"` (zeros) or `"VALID"`.
-      kernel_adjoint: `adjoint(kernel)`, if it is at hand.  For a loop with a constant kernel:
-        XLA would flip it anew in every iteration.
-      kernel_rows: `row_kernel(kernel)`, where `rows_pay(kernel)` and the kernel is constant; taken
-        where the size of the images makes it faster.
-      adjoint_rows: the same of the adjoint, for the image gradient.
 
     Returns:
       `(N, H', W', C_out)`.
@@ -211,41 +157,27 @@ def convolve(
     """
     if padding == "SAME" and not (kernel.shape[0] % 2 and kernel.shape[1] % 2):
         raise ValueError(f"padding 'SAME' needs odd kernel sides, got {kernel.shape[:2]}")
-    if kernel_adjoint is None:
-        # Its cotangent is zero, and the kernel's is the whole of it: no gradient is counted twice.
-        kernel_adjoint = adjoint(jax.lax.stop_gradient(kernel))
-    return _convolve(images, kernel, kernel_adjoint, (kernel_rows, adjoint_rows), padding)
+    return _convolve(images, kernel, padding)
 
 
-# `row_kernel` of the kernel and of its adjoint, where they are given.
-_Rows = tuple[jax.Array | None, jax.Array | None]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _convolve(
-    images: jax.Array, kernel: jax.Array, kernel_adjoint: jax.Array, rows: _Rows, padding: str
-) -> jax.Array:
-    return _plain(images, kernel, padding, rows[0])
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve(images: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
+    return _plain(images, kernel, padding)
 
 
 def _forward(
-    images: jax.Array, kernel: jax.Array, kernel_adjoint: jax.Array, rows: _Rows, padding: str
-) -> tuple[jax.Array, tuple[Any, ...]]:
-    return _plain(images, kernel, padding, rows[0]), (images, kernel, kernel_adjoint, rows)
+    images: jax.Array, kernel: jax.Array, padding: str
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _plain(images, kernel, padding), (images, kernel)
 
 
 def _backward(
-    padding: str, residuals: tuple[Any, ...], cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, _Rows]:
-    images, kernel, kernel_adjoint, rows = residuals
+    padding: str, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    images, kernel = residuals
     full = [(side - 1, side - 1) for side in kernel.shape[:2]]
-    image_gradient = _plain(
-        cotangent, kernel_adjoint, "SAME" if padding == "SAME" else full, rows[1]
-    )
-    kernel_gradient = _kernel_gradient(images, kernel, cotangent, padding)
-    # The kernel's gradient is the whole of it, as in `convolve`.
-    nothing = jax.tree.map(jnp.zeros_like, (kernel_adjoint, rows))
-    return image_gradient, kernel_gradient, *nothing
+    image_gradient = _plain(cotangent, adjoint(kernel), "SAME" if padding == "SAME" else full)
+    return image_gradient, _kernel_gradient(images, kernel, cotangent, padding)
 
 
 def _kernel_gradient(
@@ -292,6 +224,68 @@ def swapped_kernel_gradient(
 
 
 _convolve.defvjp(_forward, _backward)
+
+
+class Constant(NamedTuple):
+    """A kernel that stays as it is while images change, in the form that is fastest then.
+
+    Attributes:
+      kernel: `(kH, kW, C_in, C_out)`, or its `row_kernels`.
+      adjoint: the same of its adjoint, for the image gradient: XLA would flip the kernel anew in
+        every iteration of a loop.
+    """
+
+    kernel: Any
+    adjoint: Any
+
+
+def constant(kernel: Any, *, dtype: Any = jnp.float32) -> Constant:
+    """For `constant_convolve` of images of `dtype`; a kernel `(kH, kW, C_in, C_out)`, odd sides."""
+    rows, columns, *channels = np.shape(kernel)
+    by_rows = (
+        jax.default_backend() == "cpu"
+        and jnp.dtype(dtype) == jnp.float32
+        and (rows, columns) == (3, 3)
+        and min(channels) >= _ROW_CHANNELS
+    )
+    both = (kernel, adjoint(kernel))
+    return Constant(*map(row_kernels, both)) if by_rows else Constant(*both)
+
+
+@jax.custom_vjp
+def constant_convolve(images: jax.Array, kernel: Constant) -> jax.Array:
+    """`convolve`, padding `"SAME"`, with a kernel whose gradient nobody asks for, and gets as zero.
+
+    Args:
+      images: `(N, H, W, C_in)`, of the dtype that the kernel was made for.
+      kernel: `constant(kernel)`.
+
+    Returns:
+      `(N, H, W, C_out)`.
+
+    Raises:
+      ValueError: images of another dtype, where that matters.
+    """
+    return _in_its_form(images, kernel.kernel)
+
+
+def _in_its_form(images: jax.Array, kernel: Any) -> jax.Array:
+    return (
+        row_convolve(images, kernel)
+        if isinstance(kernel, tuple)
+        else _plain(images, kernel, "SAME")
+    )
+
+
+def _constant_forward(images: jax.Array, kernel: Constant) -> tuple[jax.Array, Constant]:
+    return _in_its_form(images, kernel.kernel), kernel
+
+
+def _constant_backward(kernel: Constant, cotangent: jax.Array) -> tuple[jax.Array, Constant]:
+    return _in_its_form(cotangent, kernel.adjoint), jax.tree.map(jnp.zeros_like, kernel)
+
+
+constant_convolve.defvjp(_constant_forward, _constant_backward)
 
 
 def strided_convolve(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:

@@ -1,6 +1,7 @@
 """How much memory optimising pixels takes, before anything is compiled, and how much there is."""
 
 import contextlib
+import ctypes
 import math
 import os
 from pathlib import Path
@@ -32,7 +33,7 @@ def synthesis_bytes(
 
     Args:
       objective: its layers say how deep the network is computed.
-      params: VGG parameters, as they will be held: with their adjoints or without.
+      params: VGG parameters, as they will be held: see `vgg.constant`.
       height_width: of each picture.
       memory: of L-BFGS; 0 for Adam.
       images: optimised at once.
@@ -49,7 +50,7 @@ def synthesis_bytes(
     activations = _LIVE[objective.pooling] * positions * bytes_per_value * height * width
     # Steps and changes of gradient, which XLA copies once in every iteration.
     pixels = 4 * 3 * height * width * (2 * 2 * memory + 10)
-    weights = sum(4 * array.size for part in params.values() for array in part.values())
+    weights = sum(4 * array.size for array in jax.tree.leaves(params))
     return int(images * (activations + pixels) + weights + _PROGRAM_BYTES)
 
 
@@ -78,6 +79,12 @@ def check(
         f"{available / 1e9:.1f} GB are free: {advice} "
         "(--nocheck_memory tries all the same)"
     )
+
+
+def release() -> None:
+    """Gives memory that was freed back to the system, of which glibc else keeps much."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def available_bytes() -> int | None:

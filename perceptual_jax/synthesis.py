@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from perceptual_jax import memory, vgg
 from perceptual_jax import objective as objectives
-from perceptual_jax import vgg
 from perceptual_jax.lbfgs import scale_by_lbfgs
 from perceptual_jax.objective import Objective, Targets
 from perceptual_jax.preconditioning import change_of
@@ -146,7 +146,7 @@ def advance(
 
     Args:
       state: donated: its arrays are gone afterwards.
-      params: VGG parameters, best with `vgg.with_adjoints`.
+      params: VGG parameters, best as `prepared` gives them.
       targets: what all the images are compared with.
       term_weights: as `Objective.term_weights()` names them, each `(B,)`.
       evaluations: at most `MAX_PER_DISPATCH`; traced, so that any number is one program.
@@ -252,16 +252,19 @@ def run(
       ValueError: images of the wrong shape or range.
     """
     optimizer = optimizer or Optimizer()
-    params = prepared(params)
+    params = prepared(params, objective)
     state = start(jnp.asarray(images), optimizer)
     weights = objective.term_weights() if term_weights is None else term_weights
     batch = len(images)
     weights = {name: np.broadcast_to(np.float32(value), batch) for name, value in weights.items()}
     done, evaluations = 0, 1
+    constants = (params, targets, weights)
+    # The calls below find it compiled.
+    _compiled(advance.lower(state, *constants, 1, objective=objective, optimizer=optimizer))
     while done <= steps:
         began = time.perf_counter()
         state, totals, terms = advance(
-            state, params, targets, weights, evaluations, objective=objective, optimizer=optimizer
+            state, *constants, evaluations, objective=objective, optimizer=optimizer
         )
         trace = Trace(
             np.asarray(totals)[:, :evaluations],
@@ -277,12 +280,12 @@ def run(
         evaluations = min(pace, MAX_PER_DISPATCH, steps + 1 - done)
 
 
-def prepared(params: vgg.Params) -> vgg.Params:
-    """On the device, where every dispatch finds them, and with what the loop needs beside them.
+def prepared(params: vgg.Params, objective: Objective) -> vgg.Params:
+    """For this objective, on the device, where every dispatch finds them; see `vgg.constant`.
 
     `run` and `transfer` do this themselves; who does it before need not keep both trees.
     """
-    return jax.device_put(vgg.with_adjoints(params))
+    return jax.device_put(vgg.constant(params, objective.layers, dtype=objective.dtype))
 
 
 def _what_broke(trace: Trace, step: int) -> str:
@@ -320,14 +323,30 @@ def coarse_to_fine(
     return [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in scales]
 
 
-@functools.partial(jax.jit, static_argnames=("objective", "style_weights"))
 def _targets(
     objective: Objective,
     params: vgg.Params,
-    style_weights: tuple[float, ...] | None,
+    style_weights: Sequence[float] | None,
     arrays: Mapping[str, Any],
 ) -> Targets:
-    return objectives.targets(objective, params, style_weights=style_weights, **arrays)
+    """`objectives.targets` by a program that is gone afterwards: each size is computed once.
+
+    Most of its time is spent compiling.  On a CPU, where the work is done by libraries, that takes
+    half as long without optimisation.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"} if on_cpu else {}
+    compute = functools.partial(objectives.targets, objective, style_weights=style_weights)
+    program = _compiled(jax.jit(compute).lower(params, **arrays), options)
+    return program(params, **arrays)
+
+
+def _compiled(lowered: Any, options: dict[str, str | bool] | None = None) -> Any:
+    """With neither what was freed before nor what the compiler takes left in its way."""
+    memory.release()
+    program = lowered.compile(compiler_options=options)
+    memory.release()
+    return program
 
 
 def transfer(
@@ -368,7 +387,7 @@ def transfer(
     Raises:
       NonFiniteError, ValueError: as `run`.
     """
-    params = prepared(params)
+    params = prepared(params, objective)
     content = jnp.asarray(content, jnp.float32)
     change = None
     finest_height = stages[-1][0][0]
@@ -388,7 +407,7 @@ def transfer(
             and [resize(jnp.asarray(mask, jnp.float32), height_width) for mask in content_masks],
             "style_masks": style_masks and [at_scale(mask) for mask in style_masks],
         }
-        targets = _targets(objective, params, style_weights and tuple(style_weights), arrays)
+        targets = _targets(objective, params, style_weights, arrays)
         if change is not None:
             image = _carry_over(photo, change)
         else:

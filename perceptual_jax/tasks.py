@@ -30,7 +30,7 @@ def unit_range(photos: Any) -> Any:
 def style_constants(
     objective: Objective, params: vgg.Params, paintings: Sequence[Any]
 ) -> dict[str, Any]:
-    """VGG's parameters with their adjoints, and every painting's Gram matrices, by layer.
+    """VGG's parameters for `objective`, and every painting's Gram matrices, by layer.
 
     Args:
       objective: which layers, in which formulation.
@@ -45,7 +45,8 @@ def style_constants(
     stacked = {
         layer: jnp.concatenate([gram[layer] for gram in grams]) for layer in objective.style_layers
     }
-    return {"vgg": vgg.with_adjoints(params), "grams": stacked}
+    params = vgg.constant(params, objective.layers, dtype=objective.dtype)
+    return {"vgg": params, "grams": stacked}
 
 
 def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int = 0) -> Loss:

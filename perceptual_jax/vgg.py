@@ -93,30 +93,32 @@ def check_layers(params: Params, layers: Iterable[str]) -> None:
         )
 
 
-def with_adjoints(params: Params) -> Params:
-    """The same network with every kernel's adjoint beside it, for loops that optimise pixels.
+def constant(params: Params, layers: Iterable[str], *, dtype: Any = jnp.float32) -> Params:
+    """The network as `features` computes `layers` fastest, for programs in which it stays as it is.
 
-    It doubles the tree and saves flipping the kernels in every iteration.  Where they make the
-    convolution faster, both are there once more, transformed for it; see
-    `perceptual_jax.convolution.convolve`.
+    Up to the deepest of `layers` every kernel becomes a `convolution.Constant`, two to four times
+    as large, through which no gradient comes back to the parameters.
+
+    Args:
+      params: VGG parameters; those that are constant already are kept.
+      layers: that will be asked for.
+      dtype: that `features` will be asked to compute in.
+
+    Raises:
+      ValueError: a layer that the network does not have.
     """
-    return {
-        name: part
-        if name == "normalization" or "kernel_adjoint" in part
-        else {**part, **_beside(part["kernel"])}
-        for name, part in params.items()
-    }
-
-
-def _beside(kernel: Any) -> dict[str, Any]:
-    adjoint = convolution.adjoint(kernel)
-    if not convolution.rows_pay(kernel):
-        return {"kernel_adjoint": adjoint}
-    return {
-        "kernel_adjoint": adjoint,
-        "kernel_rows": convolution.row_kernel(kernel),
-        "adjoint_rows": convolution.row_kernel(adjoint),
-    }
+    layers = tuple(layers)
+    check_layers(params, layers)
+    names = layer_names(params)
+    count = max((names.index(layer) + 1 for layer in layers), default=0)
+    result = dict(params)
+    for name in names[:count]:
+        if name.startswith("conv"):
+            kernel = params[name]["kernel"]
+            if not isinstance(kernel, convolution.Constant):
+                kernel = convolution.constant(kernel, dtype=dtype)
+            result[name] = {**params[name], "kernel": kernel}
+    return result
 
 
 def features(
@@ -168,14 +170,11 @@ def features(
         if len(found) == len(set(layers)):
             break
         if name.startswith("conv"):
-            layer = {part: jnp.asarray(values, dtype) for part, values in params[name].items()}
-            x = convolution.convolve(
-                x,
-                layer["kernel"],
-                kernel_adjoint=layer.get("kernel_adjoint"),
-                kernel_rows=layer.get("kernel_rows"),
-                adjoint_rows=layer.get("adjoint_rows"),
-            )
+            layer = jax.tree.map(lambda values: jnp.asarray(values, dtype), dict(params[name]))
+            if isinstance(layer["kernel"], convolution.Constant):
+                x = convolution.constant_convolve(x, layer["kernel"])
+            else:
+                x = convolution.convolve(x, layer["kernel"])
             x = x + layer["bias"].reshape(1, 1, 1, -1)
         elif name.startswith("relu"):
             x = jax.nn.relu(x)

@@ -50,46 +50,18 @@ class TestConvolve:
         result = convolution.convolve(*f32(images, kernel), padding=padding)
         np.testing.assert_allclose(result, expected, rtol=1e-5, atol=2e-5)
 
-    @pytest.mark.parametrize("with_adjoint", [False, True])
     @pytest.mark.parametrize("padding", PADDINGS)
     @pytest.mark.parametrize("sides", SIDES)
-    def test_has_the_gradients_of_jax(
-        self, sides: tuple[int, int], padding: str, with_adjoint: bool
-    ) -> None:
+    def test_has_the_gradients_of_jax(self, sides: tuple[int, int], padding: str) -> None:
         images, kernel = f32(*random_case(sides))
-        given = {"kernel_adjoint": convolution.adjoint(kernel)} if with_adjoint else {}
         expected, expected_vjp = jax.vjp(lambda x, k: plain(x, k, padding), images, kernel)
         result, vjp = jax.vjp(
-            lambda x, k: convolution.convolve(x, k, padding=padding, **given), images, kernel
+            lambda x, k: convolution.convolve(x, k, padding=padding), images, kernel
         )
         (cotangent,) = f32(np.random.default_rng(1).normal(size=result.shape))
         np.testing.assert_array_equal(result, expected)
         for gradient, of_jax in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
             np.testing.assert_allclose(gradient, of_jax, rtol=1e-5, atol=3e-5)
-
-    @pytest.mark.parametrize("height", [1, 3, 4, 9, 16])
-    def test_by_rows_is_the_same_with_the_same_gradients(self, height: int) -> None:
-        """Whatever the height leaves when it is divided by four."""
-        generator = np.random.default_rng(0)
-        images, kernel = f32(
-            generator.normal(size=(2, height, 7, 64)), generator.normal(size=(3, 3, 64, 128))
-        )
-        rows, adjoint_rows = (
-            jnp.asarray(convolution.row_kernel(k)) for k in (kernel, convolution.adjoint(kernel))
-        )
-        expected, expected_vjp = jax.vjp(plain, images, kernel)
-        result, vjp = jax.vjp(
-            lambda x, k: convolution.convolve(x, k, kernel_rows=rows, adjoint_rows=adjoint_rows),
-            images,
-            kernel,
-        )
-        # Sums of 576 and 1152 products of numbers around 1, to 5e-6 of the largest of them.
-        np.testing.assert_allclose(result, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
-        if jax.default_backend() == "cpu":
-            assert np.any(result != expected), "computed as written"
-        cotangent = jnp.cos(expected)
-        for gradient, of_jax in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
-            np.testing.assert_allclose(gradient, of_jax, rtol=0, atol=5e-6 * np.abs(of_jax).max())
 
     @pytest.mark.parametrize(("inputs", "outputs"), [(16, 3), (3, 32)])
     def test_of_a_networks_first_and_last_layer_is_the_same(
@@ -170,14 +142,6 @@ class TestConvolve:
             gradients(images, kernel), expected(images, kernel), rtol=1e-4, atol=1e-3
         )
 
-    def test_passes_nothing_on_to_a_given_adjoint(self) -> None:
-        """The kernel's gradient is the whole of it: a tree with adjoints counts nothing twice."""
-        images, kernel = f32(*random_case((3, 3)))
-        gradient = jax.grad(
-            lambda a: jnp.sum(convolution.convolve(images, kernel, kernel_adjoint=a) ** 2)
-        )(convolution.adjoint(kernel))
-        np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
-
     def test_maps_over_images_and_kernels(self) -> None:
         images, kernel = f32(*random_case((3, 3)))
         stacked = jnp.stack([images, 2 * images])
@@ -212,6 +176,67 @@ class TestConvolve:
         images, kernel = f32(*random_case((3, 3)))
         with pytest.raises(TypeError, match="custom_vjp"):
             jax.jvp(lambda x: convolution.convolve(x, kernel), (images,), (images,))
+
+
+class TestConstantConvolve:
+    @pytest.mark.parametrize(("inputs", "outputs"), [(2, 3), (64, 80)])
+    @pytest.mark.parametrize("height", [1, 3, 4, 9, 16])
+    def test_has_the_values_and_the_image_gradient_of_convolve(
+        self, height: int, inputs: int, outputs: int
+    ) -> None:
+        """As written or by rows, whatever the height leaves when it is divided by four."""
+        generator = np.random.default_rng(0)
+        images, kernel = f32(
+            generator.normal(size=(2, height, 7, inputs)),
+            generator.normal(size=(3, 3, inputs, outputs)),
+        )
+        expected, expected_vjp = jax.vjp(lambda x: plain(x, kernel), images)
+        constant = convolution.constant(kernel)
+        result, vjp = jax.vjp(lambda x: convolution.constant_convolve(x, constant), images)
+        # Sums of up to 720 products of numbers around 1, to 5e-6 of the largest of them.
+        np.testing.assert_allclose(result, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
+        by_rows = inputs >= 64 and jax.default_backend() == "cpu"
+        assert np.any(result != expected) == by_rows
+        cotangent = jnp.cos(expected)
+        (gradient,), (of_jax,) = vjp(cotangent), expected_vjp(cotangent)
+        np.testing.assert_allclose(gradient, of_jax, rtol=0, atol=5e-6 * np.abs(of_jax).max())
+
+    def test_kernels_made_in_numpy_on_the_device_and_in_a_trace_are_the_same(self) -> None:
+        kernel = np.random.default_rng(0).normal(size=(3, 3, 64, 64)).astype(np.float32)
+        in_numpy = convolution.constant(kernel)
+        for others in (
+            convolution.constant(jnp.asarray(kernel)),
+            jax.jit(convolution.constant)(kernel),
+        ):
+            for one, other in zip(jax.tree.leaves(in_numpy), jax.tree.leaves(others), strict=True):
+                np.testing.assert_allclose(one, other, atol=1e-6)
+
+    def test_passes_nothing_on_to_the_kernel(self) -> None:
+        images, kernel = f32(*random_case((3, 3)))
+        gradient = jax.grad(
+            lambda kernel: jnp.sum(convolution.constant_convolve(images, kernel) ** 2)
+        )(convolution.constant(kernel))
+        for part in gradient:
+            np.testing.assert_array_equal(part, np.zeros(part.shape))
+
+    def test_of_bfloat16_is_as_written(self) -> None:
+        generator = np.random.default_rng(0)
+        images, kernel = (
+            x.astype(jnp.bfloat16)
+            for x in f32(
+                generator.normal(size=(1, 9, 7, 64)), generator.normal(size=(3, 3, 64, 64))
+            )
+        )
+        constant = convolution.constant(kernel, dtype=jnp.bfloat16)
+        found = convolution.constant_convolve(images, constant)
+        np.testing.assert_array_equal(found, convolution.convolve(images, kernel))
+
+    @pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere all are as written")
+    def test_by_rows_refuses_what_it_would_round(self) -> None:
+        constant = convolution.constant(np.ones((3, 3, 64, 64), np.float32))
+        images = jnp.ones((1, 8, 8, 64), jnp.bfloat16)
+        with pytest.raises(ValueError, match="by rows only float32 is exact enough, got bfloat16"):
+            convolution.constant_convolve(images, constant)
 
 
 class TestAdjoint:
@@ -349,14 +374,26 @@ class TestCompiledText:
         # Two convolutions forward, and two more for the gradient.
         assert outside_library(compiled_loop(convolution.convolve)) <= 2 * forward_only
 
-    def test_no_kernel_is_flipped_in_the_loop_when_its_adjoint_is_given(self) -> None:
+    def test_no_constant_kernel_is_flipped_or_copied_in_the_loop(self) -> None:
         assert flips_in_loop(compiled_loop(convolution.convolve)) == 2
-        text = compiled_loop(convolution.convolve, adjoints_at_hand=True)
+        text = compiled_loop(convolution.constant_convolve, form=convolution.constant)
         assert flips_in_loop(text) == 0
+        assert not re.search(r"= f32\[1,3,64,64\]\S* (fusion|copy|slice)\(.*/while/body/", text)
+
+    def test_by_rows_every_convolution_is_of_rows_and_the_librarys(self) -> None:
+        text = compiled_loop(convolution.constant_convolve, form=convolution.constant)
+        # Two convolutions and their two gradients, of six each.
+        assert len(re.findall(r" convolution\(.*window={size=1x3 ", text)) == 4 * 6
+        assert len(re.findall(r" convolution\(", text)) == 4 * 6
+        assert swapped_convolutions(text) == 0
+        forward_only = compiled_loop(
+            convolution.constant_convolve, form=convolution.constant, steps=0
+        )
+        assert outside_library(text) <= 2 * outside_library(forward_only)
 
     @pytest.mark.parametrize("upsampling", [upsampling for upsampling, _ in UPSAMPLINGS])
     def test_nor_does_that_of_upsamplings(self, upsampling: Callable[..., jax.Array]) -> None:
-        text = compiled_loop(lambda x, kernel, **_: upsampling(x, kernel), size=16)
+        text = compiled_loop(upsampling, size=16)
         assert swapped_convolutions(text) == 0
 
     @pytest.mark.parametrize(("upsampling", "plain_form"), UPSAMPLINGS)
@@ -384,24 +421,21 @@ class TestCompiledText:
 def compiled_loop(
     convolve: Callable[..., jax.Array],
     *,
+    form: Callable[[Any], Any] = jnp.asarray,
     steps: int = 5,
-    adjoints_at_hand: bool = False,
     size: int = 32,
 ) -> str:
     """The optimised program that descends the image gradient of two convolutions.
+
+    `form` makes the kernels into what `convolve` takes, before the program.
 
     Without steps it is the forward pass alone.  The size is one that XLA:CPU hands to its library:
     smaller convolutions it computes itself.
     """
 
-    def program(image: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
-        adjoints: tuple[Any, Any] = (None, None)
-        if adjoints_at_hand:
-            adjoints = convolution.adjoint(first), convolution.adjoint(second)
-
+    def program(image: jax.Array, first: Any, second: Any) -> jax.Array:
         def two_layers(image: jax.Array) -> jax.Array:
-            hidden = jnp.tanh(convolve(image, first, kernel_adjoint=adjoints[0]))
-            return convolve(hidden, second, kernel_adjoint=adjoints[1])
+            return convolve(jnp.tanh(convolve(image, first)), second)
 
         def step(_: Any, image: jax.Array) -> jax.Array:
             if steps:
@@ -410,7 +444,7 @@ def compiled_loop(
 
         return jax.lax.fori_loop(0, steps or 5, step, image)
 
-    image, kernel = jnp.zeros((1, size, size, 64)), jnp.zeros((3, 3, 64, 64))
+    image, kernel = jnp.zeros((1, size, size, 64)), form(np.zeros((3, 3, 64, 64), np.float32))
     text = jax.jit(program).lower(image, kernel, kernel).compile().as_text()
     assert text is not None
     return text

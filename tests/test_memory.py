@@ -32,7 +32,7 @@ def bytes_by_xla(
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam adds integers to floats.
         picture = jax.ShapeDtypeStruct((*height_width, 3), jnp.float32)
         batch = jax.ShapeDtypeStruct((1, *height_width, 3), jnp.float32)
-        params = jax.eval_shape(vgg.with_adjoints, PARAMS)
+        params = jax.eval_shape(lambda params: vgg.constant(params, objective.layers), PARAMS)
         targets = jax.eval_shape(
             lambda params, x: objectives.targets(objective, params, content=x, styles=[x]),
             params,

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from perceptual_jax import objective as objectives
-from perceptual_jax import preconditioning, synthesis, vgg
+from perceptual_jax import preconditioning, synthesis
 from perceptual_jax.objective import Objective
 from perceptual_jax.synthesis import NonFiniteError, Optimizer, Report
 from tests import reference
 
-PARAMS = vgg.with_adjoints(reference.random_vgg())
+PARAMS = reference.random_vgg()
 SMALL = Objective(
     formulation="gatys",
     content_layers=("conv2_1",),

@@ -66,12 +66,12 @@ class TestStyleConstants:
             expected = np.stack([gram(painting, layer) for painting in PAINTINGS])
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
 
-    def test_have_vgg_with_its_adjoints(self, constants: Any) -> None:
+    def test_have_vgg_in_its_constant_form(self, constants: Any) -> None:
         """Else every step would flip its kernels."""
-        layer = constants["vgg"]["conv2_1"]
-        np.testing.assert_array_equal(layer["kernel"], PARAMS["conv2_1"]["kernel"])
-        flipped = np.asarray(layer["kernel"])[::-1, ::-1].swapaxes(2, 3)
-        np.testing.assert_array_equal(layer["kernel_adjoint"], flipped)
+        kernel = constants["vgg"]["conv2_1"]["kernel"]
+        np.testing.assert_array_equal(kernel.kernel, PARAMS["conv2_1"]["kernel"])
+        flipped = np.asarray(kernel.kernel)[::-1, ::-1].swapaxes(2, 3)
+        np.testing.assert_array_equal(kernel.adjoint, flipped)
 
 
 class TestStyleLoss:
@@ -147,7 +147,7 @@ class TestSuperresLoss:
             "low": jnp.asarray(self.LOW),
             "index": jnp.asarray(self.INDEX, jnp.int32),
         }
-        constants = {"vgg": vgg.with_adjoints(PARAMS)} if layers else {}
+        constants = {"vgg": vgg.constant(PARAMS, layers)} if layers else {}
         return jax.device_get(jax.jit(loss)(variables_of(network), batch, constants))
 
     @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ class TestSuperresLoss:
         batch = {name: jnp.asarray(picture, jnp.uint8) for name, picture in flat.items()}
         batch["index"] = jnp.zeros(1, jnp.int32)
         loss = tasks.superres_loss(self.NETWORK, aim, pixel_weight=1.0)
-        total, _, _ = jax.jit(loss)(variables, batch, {"vgg": vgg.with_adjoints(PARAMS)})
+        total, _, _ = jax.jit(loss)(variables, batch, {"vgg": vgg.constant(PARAMS, aim.layers)})
         np.testing.assert_allclose(total, [0.0], atol=1e-7)
 
     def test_gives_the_running_statistics_on(self) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perceptual_jax import vgg
+from perceptual_jax import convolution, vgg
 from perceptual_jax.io import weights
 from tests import reference
 
@@ -121,7 +121,7 @@ class TestValues:
             # Eight bits of significand are 0.4%; seven layers add up to a few times as much.
             assert jnp.linalg.norm(difference) < 0.02 * jnp.linalg.norm(exact[layer])
 
-    def test_adjoints_change_neither_features_nor_gradients(self) -> None:
+    def test_constant_kernels_change_neither_features_nor_gradients(self) -> None:
         image = jnp.asarray(reference.random_images(16, 17, 3))
         layers = ("relu1_1", "conv3_2", "pool4")
 
@@ -133,9 +133,11 @@ class TestValues:
 
             return jax.grad(total)(image)
 
-        doubled = vgg.with_adjoints(TINY)
+        doubled = vgg.constant(TINY, layers)
         assert vgg.layer_names(doubled) == vgg.layer_names(TINY)
-        assert "kernel_adjoint" not in TINY["conv1_1"]
+        kinds = {name: type(part["kernel"]) for name, part in doubled.items() if "kernel" in part}
+        assert kinds["conv4_3"] is convolution.Constant
+        assert kinds["conv5_1"] is type(TINY["conv5_1"]["kernel"])  # Not asked for.
         features = compiled(TINY, image, layers)
         for layer, same in compiled(doubled, image, layers).items():
             np.testing.assert_array_equal(same, features[layer], err_msg=layer)

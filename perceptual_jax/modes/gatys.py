@@ -71,9 +71,8 @@ def main(values: Any) -> int:
     output = _output_path(values)
     images.check_writable(output)
     inputs = _read_inputs(values)
-    params = synthesis.prepared(weights.load(values.vgg))
     with usage_errors():
-        vgg.check_layers(params, objective.layers)
+        params = synthesis.prepared(weights.load(values.vgg), objective)
     height_width = inputs.content.shape[:2]
     if values.check_memory:
         memory.check(objective, params, height_width, memory=optimizer.memory)

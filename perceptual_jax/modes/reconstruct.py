@@ -93,7 +93,7 @@ def main(values: Any) -> int:
         for name, kind in ((values.content, "content"), (values.style, "styles"))
     )
     figure = (figure1 if values.figure == "1" else figure3)(values.pooling)
-    params = synthesis.prepared(weights.load(values.vgg))
+    params = synthesis.prepared(weights.load(values.vgg), figure.objective)
     count, size = len(figure.term_weights), photo.shape[:2]
     needed = vgg.smallest_side(figure.objective.layers)
     if min(*size, *painting.shape[:2]) < needed:

@@ -118,7 +118,7 @@ def main(values: Any) -> int:
         params = weights.load(values.vgg)
         with usage_errors():
             vgg.check_layers(params, aim.layers)
-        constants = {"vgg": vgg.with_adjoints(params)}
+        constants = {"vgg": vgg.constant(params, aim.layers, dtype=aim.dtype)}
     code = training_run.run_to_file(
         tasks.superres_loss(began.network, aim, pixel_weight=pixel_weight),
         recipe,
