@@ -4,6 +4,7 @@
 `coarse_to_fine` gives the sizes through which one large picture is best approached.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import math
@@ -259,8 +260,6 @@ def run(
     weights = {name: np.broadcast_to(np.float32(value), batch) for name, value in weights.items()}
     done, evaluations = 0, 1
     constants = (params, targets, weights)
-    # The calls below find it compiled.
-    _compiled(advance.lower(state, *constants, 1, objective=objective, optimizer=optimizer))
     while done <= steps:
         began = time.perf_counter()
         state, totals, terms = advance(
@@ -326,27 +325,35 @@ def coarse_to_fine(
 def _targets(
     objective: Objective,
     params: vgg.Params,
+    images: jax.Array,
+    optimizer: Optimizer,
     style_weights: Sequence[float] | None,
     arrays: Mapping[str, Any],
 ) -> Targets:
-    """`objectives.targets` by a program that is gone afterwards: each size is computed once.
+    """`objectives.targets`, and what `run` will do with them compiled.
 
-    Most of its time is spent compiling.  On a CPU, where the work is done by libraries, that takes
-    half as long without optimisation.
+    Most of the time until the first evaluation goes into the two programs.  One is traced while the
+    other is compiled; and that of the targets, which is run once, is compiled without optimisation
+    on a CPU, in half the time: libraries do its work.  What the compiler took is given back each
+    time, else it would be the most that the whole run takes.
     """
+    compute = functools.partial(objectives.targets, objective, style_weights=style_weights)
+    traced = jax.jit(compute).trace(params, **arrays)
     on_cpu = jax.default_backend() == "cpu"
     options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"} if on_cpu else {}
-    compute = functools.partial(objectives.targets, objective, style_weights=style_weights)
-    program = _compiled(jax.jit(compute).lower(params, **arrays), options)
-    return program(params, **arrays)
-
-
-def _compiled(lowered: Any, options: dict[str, str | bool] | None = None) -> Any:
-    """With neither what was freed before nor what the compiler takes left in its way."""
+    state = jax.eval_shape(functools.partial(_start, optimizer=optimizer), images)
+    weights = dict.fromkeys(objective.term_weights(), np.zeros(len(images), np.float32))
+    constants = (params, traced.out_info, weights)
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as worker:
+        compiling = worker.submit(traced.lower().compile, compiler_options=options)
+        lowered = advance.lower(state, *constants, 1, objective=objective, optimizer=optimizer)
+        program = compiling.result()
     memory.release()
-    program = lowered.compile(compiler_options=options)
+    computed = jax.block_until_ready(program(params, **arrays))
     memory.release()
-    return program
+    lowered.compile()
+    memory.release()
+    return computed
 
 
 def transfer(
@@ -387,6 +394,7 @@ def transfer(
     Raises:
       NonFiniteError, ValueError: as `run`.
     """
+    optimizer = optimizer or Optimizer()
     params = prepared(params, objective)
     content = jnp.asarray(content, jnp.float32)
     change = None
@@ -407,11 +415,11 @@ def transfer(
             and [resize(jnp.asarray(mask, jnp.float32), height_width) for mask in content_masks],
             "style_masks": style_masks and [at_scale(mask) for mask in style_masks],
         }
-        targets = _targets(objective, params, style_weights, arrays)
         if change is not None:
             image = _carry_over(photo, change)
         else:
             image = photo if init is None else resize(jnp.asarray(init, jnp.float32), height_width)
+        targets = _targets(objective, params, image[None], optimizer, style_weights, arrays)
         for report in run(
             objective, params, image[None], targets, steps=steps, optimizer=optimizer
         ):

