@@ -30,6 +30,7 @@ from trained import ROOT, Subject
 from perceptual_jax import objective, synthesis
 from perceptual_jax.io import weights
 from perceptual_jax.objective import Objective, Targets
+from perceptual_jax.synthesis import Optimizer
 
 # Iterations after which the optimiser's objective is told.
 MARKS = (10, 20, 50, 100, 200, 500)
@@ -66,11 +67,19 @@ class Judge:
     def objective_of(self, image: Any, targets: Targets) -> float:
         return float(self._total(self.params, image, targets))
 
-    def optimised(self, photo: np.ndarray, targets: Targets, iterations: int) -> list[float]:
+    def optimised(
+        self, photo: np.ndarray, targets: Targets, iterations: int, optimizer: Optimizer
+    ) -> list[float]:
         """The objective of the best picture after 0, 1, ... iterations from the photo."""
         held = dataclasses.replace(self.aim, range_weight=max(self.aim.range_weight, RANGE_WEIGHT))
         reports = synthesis.run(
-            held, self.params, photo[None], targets, steps=iterations, seconds_per_report=0.0
+            held,
+            self.params,
+            photo[None],
+            targets,
+            steps=iterations,
+            optimizer=optimizer,
+            seconds_per_report=0.0,
         )
         found = (self.objective_of(report.best[0], targets) for report in reports)
         return list(itertools.accumulate(found, min))
@@ -81,6 +90,7 @@ def compare(
 ) -> tuple[list[Line], dict[str, dict[str, list[float]]]]:
     """A line for every network, style and photo, and the optimiser's curves by style and photo."""
     judge = Judge(subjects[0].aim, subjects[0].settings["vgg"])
+    optimizer = Optimizer() if arguments.preconditioned else Optimizer(boost=0.0)
     lines: list[Line] = []
     curves: dict[str, dict[str, list[float]]] = {style: {} for style in styles}
     for style in styles:
@@ -88,7 +98,7 @@ def compare(
         for path in photos:
             photo = trained.square(path, arguments.size)
             targets = judge.with_photo(style_targets, photo)
-            curve = judge.optimised(photo, targets, arguments.iterations)
+            curve = judge.optimised(photo, targets, arguments.iterations, optimizer)
             curves[style][path.name] = curve
             for subject in subjects:
                 reached = judge.objective_of(subject.stylize(photo, style), targets)
@@ -230,6 +240,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--size", type=int, default=256, help="side of the square pictures, in pixels")
     add("--network", default="styles", help="files, or names of shipped networks, with commas")
     add("--iterations", type=int, default=100, help="of the optimiser")
+    add("--preconditioned", action="store_true", help="the optimiser as --mode=gatys has it")
     add("--limit", type=int, default=None, help="take only so many photos, the first by name")
     add("--output", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args(argv)

@@ -90,12 +90,17 @@ def _remember(state: LBFGSState, gradient: jax.Array, parameters: jax.Array) -> 
     curvature = jnp.vdot(step, change)
     scale = jnp.sqrt(jnp.vdot(step, step) * jnp.vdot(change, change))
     keep = (state.updates > 0) & (curvature > _LEAST_COSINE * scale)
-    slot = state.pairs % state.steps.shape[0]
+    memory = state.steps.shape[0]
+    slot = state.pairs % memory
+    chosen = keep & (jnp.arange(memory) == slot)
 
     def put(array: jax.Array, value: jax.Array) -> jax.Array:
-        return array.at[slot].set(jnp.where(keep, value, array[slot]))
+        # Not by the index: of a batch of images that is a scatter, for which XLA copies the ring.
+        return jnp.where(chosen.reshape(-1, *[1] * value.ndim), value, array)
 
-    steps, changes = put(state.steps, step), put(state.changes, change)
+    steps, changes = jax.lax.optimization_barrier(
+        (put(state.steps, step), put(state.changes, change))
+    )
     step_change = put(state.step_change, _dots(changes, step))
     step_change = put(step_change.T, _dots(steps, change)).T
     change_change = put(state.change_change, _dots(changes, change))

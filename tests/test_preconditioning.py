@@ -54,3 +54,8 @@ def test_channels_are_apart() -> None:
     change = change_of(picture)
     alone = change_of(picture[..., 1:2])
     np.testing.assert_allclose(change[..., 1:2], alone, rtol=1e-5)
+
+
+def test_without_boost_pixels_are_the_coordinates() -> None:
+    picture = jnp.asarray(reference.random_images(40, 30, 3))
+    np.testing.assert_array_equal(change_of(picture, 0.0), picture)

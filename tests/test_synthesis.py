@@ -223,6 +223,12 @@ class TestOptimizers:
         assert (np.diff(totals(found)) < 0).all()
 
     @pytest.mark.usefixtures("optaxs_promotion")
+    def test_without_boost_the_pixels_themselves_are_moved(self) -> None:
+        found = reports(steps=1, optimizer=Optimizer(name="adam", boost=0.0))
+        moved = np.asarray(found[1].best) - NOISE
+        np.testing.assert_allclose(np.abs(moved), np.full_like(NOISE, 0.02), atol=1e-5)
+
+    @pytest.mark.usefixtures("optaxs_promotion")
     def test_a_line_search_never_goes_up(self) -> None:
         found = totals(reports(NOISE[:1], steps=8, optimizer=Optimizer(line_search=True)))
         assert (np.diff(found) < 0).all()
@@ -236,6 +242,7 @@ class TestOptimizers:
             ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
             ({"learning_rate": float("inf")}, "learning_rate must be positive, got inf"),
             ({"memory": 0}, "memory must be at least 1, got 0"),
+            ({"boost": -1.0}, "boost must be a finite number of at least 0, got -1.0"),
             ({"max_step": 0.0}, "max_step must be positive, got 0.0"),
             ({"max_step": float("nan")}, "max_step must be positive, got nan"),
         ],
