@@ -89,7 +89,7 @@ def row_kernels(kernel: Any) -> tuple[jax.Array, ...]:
     return tuple(jnp.asarray(row[None]) for row in six)
 
 
-@jax.jit  # So that layers of one shape are traced once: of VGG's sixteen or so half.
+@jax.jit  # So that layers of one shape, of which VGG has several, are traced once.
 def row_convolve(images: jax.Array, rows: Sequence[jax.Array]) -> jax.Array:
     """A 3x3 convolution, `"SAME"`, with half of the products (Winograd 1980; Lavin & Gray 2016).
 

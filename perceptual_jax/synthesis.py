@@ -54,7 +54,7 @@ class Optimizer:
     name: str = "lbfgs"
     learning_rate: float | None = None
     max_step: float = 0.2
-    memory: int = 50
+    memory: int = 30
     boost: float = BOOST
     line_search: bool = False
 
