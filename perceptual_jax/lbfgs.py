@@ -98,6 +98,7 @@ def _remember(state: LBFGSState, gradient: jax.Array, parameters: jax.Array) -> 
         # Not by the index: of a batch of images that is a scatter, for which XLA copies the ring.
         return jnp.where(chosen.reshape(-1, *[1] * value.ndim), value, array)
 
+    # The barrier keeps XLA from writing a ring twice, once for each shape in which it is read.
     steps, changes = jax.lax.optimization_barrier(
         (put(state.steps, step), put(state.changes, change))
     )

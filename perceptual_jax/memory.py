@@ -1,4 +1,4 @@
-"""How much memory optimising pixels takes, before anything is compiled, and how much there is."""
+"""How much memory optimising pixels takes, before it is compiled; what there is; giving it back."""
 
 import contextlib
 import ctypes
@@ -48,7 +48,7 @@ def synthesis_bytes(
     )
     bytes_per_value = 2 if objective.dtype == "bfloat16" else 4
     activations = _LIVE[objective.pooling] * positions * bytes_per_value * height * width
-    # Steps and changes of gradient, which XLA copies once in every iteration.
+    # Steps and changes of gradient, which XLA of jax 0.10 copies once in every iteration.
     pixels = 4 * 3 * height * width * (2 * 2 * memory + 10)
     weights = sum(4 * array.size for array in jax.tree.leaves(params))
     return int(images * (activations + pixels) + weights + _PROGRAM_BYTES)
@@ -83,7 +83,7 @@ def check(
 
 def release() -> None:
     """Gives memory that was freed back to the system, of which glibc else keeps much."""
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # No glibc.
         ctypes.CDLL(None).malloc_trim(0)
 
 

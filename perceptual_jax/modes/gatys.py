@@ -71,8 +71,9 @@ def main(values: Any) -> int:
     output = _output_path(values)
     images.check_writable(output)
     inputs = _read_inputs(values)
+    params: vgg.Params = weights.load(values.vgg)
     with usage_errors():
-        params = synthesis.prepared(weights.load(values.vgg), objective)
+        params = synthesis.prepared(params, objective)
     height_width = inputs.content.shape[:2]
     if values.check_memory:
         memory.check(objective, params, height_width, memory=optimizer.memory)
