@@ -4,7 +4,7 @@ A gradient step changes fine detail and large shapes alike, but the objective cu
 large shapes: with VGG's features of a photo, one at 0.01 cycles per pixel has a seventh of the
 curvature of one at 0.14.  L-BFGS and Adam then take most of their iterations for those.  In
 coordinates that move large shapes three times as far, the objective is, from the photo at 256
-pixels, 10 to 40% lower after 80 iterations, for four small matrix products each.  (Not in the
+pixels, 9 to 35% lower after 80 iterations, for four small matrix products each.  (Not in the
 papers.)
 """
 
