@@ -24,7 +24,7 @@ from peer_process import Peer
 from report import Part
 from trained import ROOT
 
-from perceptual_jax import tasks, training
+from perceptual_jax import memory, tasks, training
 from perceptual_jax.io import images, network_files, resources, weights
 from perceptual_jax.networks import StyleNetwork
 from perceptual_jax.objective import JOHNSON
@@ -164,6 +164,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main() -> None:
+    memory.keep()  # As the modes that train do.
     arguments = parse(sys.argv[1:])
     where = report.machine(arguments.torch_python)
     with tempfile.TemporaryDirectory() as folder:

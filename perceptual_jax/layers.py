@@ -56,9 +56,10 @@ class Convolution(nn.Module):
             }[self.upsampling]
             return upsample(x, kernel) + bias
         margin = self.size // 2
-        if self.padding != "none":
-            mode = {"reflect": "reflect", "zeros": "constant"}[self.padding]
-            x = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode=mode)
+        if self.padding == "reflect":
+            x = convolution.reflect_pad(x, margin)
+        elif self.padding == "zeros":
+            x = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
         if self.stride == 1:
             return convolution.convolve(x, kernel, padding="VALID") + bias
         return convolution.strided_convolve(x, kernel, self.stride) + bias

@@ -81,6 +81,21 @@ def check(
     )
 
 
+def keep() -> None:
+    """Keeps memory that is freed for what is computed next, from now on, where there is glibc.
+
+    glibc gives large blocks back to the system, which clears every page anew for the next step:
+    a sixth of the time of a training step on a CPU. Call it before JAX has begun its threads,
+    which keep to the pools of memory that they find then. `release` still gives back.
+    """
+    arenas, mapped_blocks, trim_threshold = -8, -4, -1  # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD.
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        glibc = ctypes.CDLL(None)
+        glibc.mallopt(arenas, 1)
+        glibc.mallopt(mapped_blocks, 0)
+        glibc.mallopt(trim_threshold, 2**31 - 1)
+
+
 def release() -> None:
     """Gives memory that was freed back to the system, of which glibc else keeps much."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # No glibc.

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from perceptual_jax import convolution
 from perceptual_jax.layers import (
     NORMALIZATIONS,
     UPSAMPLINGS,
@@ -103,8 +104,7 @@ class StyleNetwork(nn.Module):
 
         x = _centred(images).astype(self.dtype)
         if once:
-            margin = (_PAPER_PADDING, _PAPER_PADDING)
-            x = jnp.pad(x, ((0, 0), margin, margin, (0, 0)), mode="reflect")
+            x = convolution.reflect_pad(x, _PAPER_PADDING)
         x = normalized(convolved(x, self.width, "conv1", size=9), "norm1")
         x = normalized(convolved(x, 2 * self.width, "conv2", stride=2), "norm2")
         x = normalized(convolved(x, 4 * self.width, "conv3", stride=2), "norm3")

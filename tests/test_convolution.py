@@ -15,6 +15,8 @@ from tests import reference
 
 PADDINGS = ("SAME", "VALID")
 SIDES = ((3, 3), (9, 9), (3, 5))
+# Channels of a 3x3 kernel that a CPU convolves as it is written, and of one that goes by rows.
+AS_WRITTEN_AND_BY_ROWS = (AS_WRITTEN := 48, 64)
 
 
 def random_case(sides: tuple[int, int], *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -62,6 +64,25 @@ class TestConvolve:
         np.testing.assert_array_equal(result, expected)
         for gradient, of_jax in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
             np.testing.assert_allclose(gradient, of_jax, rtol=1e-5, atol=3e-5)
+
+    @pytest.mark.parametrize("padding", PADDINGS)
+    @pytest.mark.parametrize("height", [3, 9, 16])
+    def test_of_many_channels_is_the_same_to_rounding(self, height: int, padding: str) -> None:
+        """Which on a CPU goes by rows, whatever the height leaves when it is divided by four."""
+        generator = np.random.default_rng(0)
+        images, kernel = f32(
+            generator.normal(size=(2, height, 7, 64)), generator.normal(size=(3, 3, 64, 80))
+        )
+        expected, expected_vjp = jax.vjp(lambda x, k: plain(x, k, padding), images, kernel)
+        result, vjp = jax.vjp(
+            lambda x, k: convolution.convolve(x, k, padding=padding), images, kernel
+        )
+        cotangent = jnp.cos(expected)
+        # Sums of up to 720 products of numbers around 1, to 5e-6 of the largest of them.
+        for ours, of_jax in zip(
+            (result, *vjp(cotangent)), (expected, *expected_vjp(cotangent)), strict=True
+        ):
+            np.testing.assert_allclose(ours, of_jax, rtol=0, atol=5e-6 * np.abs(of_jax).max())
 
     @pytest.mark.parametrize(("inputs", "outputs"), [(16, 3), (3, 32)])
     def test_of_a_networks_first_and_last_layer_is_the_same(
@@ -264,6 +285,62 @@ class TestStridedConvolve:
         result = convolution.strided_convolve(images, kernel, stride)
         np.testing.assert_allclose(result, expected[:, ::stride, ::stride], rtol=1e-5, atol=2e-5)
 
+    @pytest.mark.parametrize("sides", [(3, 3), (3, 5)])
+    @pytest.mark.parametrize("size", [(3, 4), (8, 7)])
+    def test_has_the_gradients_of_jax(self, size: tuple[int, int], sides: tuple[int, int]) -> None:
+        """That of a 3x3 kernel, which is written out, and that of another, which is not."""
+        generator = np.random.default_rng(3)
+        images, kernel = f32(
+            generator.normal(size=(2, size[0], size[1] + sides[1] - 3, 2)),
+            generator.normal(size=(*sides, 2, 3)),
+        )
+
+        def as_jax_has_it(images: jax.Array, kernel: jax.Array) -> jax.Array:
+            return plain(images, kernel, "VALID")[:, ::2, ::2]
+
+        expected, expected_vjp = jax.vjp(as_jax_has_it, images, kernel)
+        result, vjp = jax.vjp(lambda x, k: convolution.strided_convolve(x, k, 2), images, kernel)
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+        cotangent = jnp.cos(expected)
+        for ours, of_jax in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
+            np.testing.assert_allclose(ours, of_jax, rtol=1e-5, atol=1e-5)
+
+    def test_its_image_gradient_dilates_nothing(self) -> None:
+        """XLA multiplies the zeros, with loops of its own."""
+
+        def text_of(strided: Callable[..., jax.Array]) -> str:
+            gradient = jax.grad(lambda x, kernel: jnp.sum(strided(x, kernel) ** 2))
+            lowered = jax.jit(gradient).lower(jnp.zeros((1, 34, 34, 32)), jnp.zeros((3, 3, 32, 64)))
+            return str(lowered.compile().as_text())
+
+        def of_jax(images: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jax.lax.conv_general_dilated(
+                images, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+
+        assert "lhs_dilate=" not in text_of(lambda x, k: convolution.strided_convolve(x, k, 2))
+        assert "lhs_dilate=" in text_of(of_jax)  # It would be found out.
+
+
+class TestReflectPad:
+    def test_mirrors_without_repeating_the_border(self) -> None:
+        row = convolution.reflect_pad(jnp.arange(3.0 * 3).reshape(1, 3, 3, 1), 1)[0, 0, :, 0]
+        np.testing.assert_array_equal(row, [4, 3, 4, 5, 4])
+
+    @pytest.mark.parametrize("size", [(5, 12), (9, 10), (16, 11)])
+    @pytest.mark.parametrize("margin", [1, 4])
+    def test_has_the_values_and_the_gradient_of_jax(
+        self, size: tuple[int, int], margin: int
+    ) -> None:
+        """Also where the margins of both ends are of the same pixels."""
+        (images,) = f32(np.random.default_rng(2).normal(size=(2, *size, 3)))
+        sides = ((0, 0), (margin, margin), (margin, margin), (0, 0))
+        expected, expected_vjp = jax.vjp(lambda x: jnp.pad(x, sides, mode="reflect"), images)
+        result, vjp = jax.vjp(lambda x: convolution.reflect_pad(x, margin), images)
+        np.testing.assert_array_equal(result, expected)
+        (ours,), (of_jax,) = vjp(jnp.cos(result)), expected_vjp(jnp.cos(result))
+        np.testing.assert_allclose(ours, of_jax, rtol=1e-5, atol=1e-6)
+
 
 def repeated_and_convolved(images: jax.Array, kernel: jax.Array) -> jax.Array:
     """`upsample_convolve` as its docstring says it, at the higher resolution."""
@@ -365,17 +442,20 @@ class TestTransposedConvolve:
 class TestCompiledText:
     """Why the room exists: the image gradient stays on XLA's fast path inside a compiled loop."""
 
-    def test_the_gradient_in_a_loop_swaps_no_kernel_labels(self) -> None:
-        assert swapped_convolutions(compiled_loop(convolution.convolve)) == 0
+    @pytest.mark.parametrize("channels", AS_WRITTEN_AND_BY_ROWS)
+    def test_the_gradient_in_a_loop_swaps_no_kernel_labels(self, channels: int) -> None:
+        assert swapped_convolutions(compiled_loop(convolution.convolve, channels=channels)) == 0
 
-    def test_the_gradient_is_as_fast_as_the_forward_pass(self) -> None:
+    @pytest.mark.parametrize("channels", AS_WRITTEN_AND_BY_ROWS)
+    def test_the_gradient_is_as_fast_as_the_forward_pass(self, channels: int) -> None:
         """Where the backend has a library for convolutions, it takes those of the gradient too."""
-        forward_only = outside_library(compiled_loop(convolution.convolve, steps=0))
+        forward_only = compiled_loop(convolution.convolve, channels=channels, steps=0)
         # Two convolutions forward, and two more for the gradient.
-        assert outside_library(compiled_loop(convolution.convolve)) <= 2 * forward_only
+        both = compiled_loop(convolution.convolve, channels=channels)
+        assert outside_library(both) <= 2 * outside_library(forward_only)
 
     def test_no_constant_kernel_is_flipped_or_copied_in_the_loop(self) -> None:
-        assert flips_in_loop(compiled_loop(convolution.convolve)) == 2
+        assert flips_in_loop(compiled_loop(convolution.convolve, channels=AS_WRITTEN)) == 2
         text = compiled_loop(convolution.constant_convolve, form=convolution.constant)
         assert flips_in_loop(text) == 0
         assert not re.search(r"= f32\[1,3,64,64\]\S* (fusion|copy|slice)\(.*/while/body/", text)
@@ -413,7 +493,7 @@ class TestCompiledText:
 
     def test_the_plain_form_would_be_found_out(self) -> None:
         """The detectors detect: both image gradients of the plain form are slow."""
-        text = compiled_loop(plain)
+        text = compiled_loop(plain, channels=AS_WRITTEN)
         assert swapped_convolutions(text) == 2
         assert outside_library(text) >= 2
 
@@ -424,6 +504,7 @@ def compiled_loop(
     form: Callable[[Any], Any] = jnp.asarray,
     steps: int = 5,
     size: int = 32,
+    channels: int = 64,
 ) -> str:
     """The optimised program that descends the image gradient of two convolutions.
 
@@ -444,7 +525,8 @@ def compiled_loop(
 
         return jax.lax.fori_loop(0, steps or 5, step, image)
 
-    image, kernel = jnp.zeros((1, size, size, 64)), form(np.zeros((3, 3, 64, 64), np.float32))
+    image = jnp.zeros((1, size, size, channels))
+    kernel = form(np.zeros((3, 3, channels, channels), np.float32))
     text = jax.jit(program).lower(image, kernel, kernel).compile().as_text()
     assert text is not None
     return text

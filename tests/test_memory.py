@@ -1,6 +1,9 @@
 """Memory: the estimate beside XLA's own account, and what people are told."""
 
+import platform
 import re
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -133,6 +136,39 @@ class TestCheck:
                 memory.check(GATYS, PARAMS, (1000, 1000), memory=50, images=count)
             found.append(int(re.findall(r"--image_size=(\d+)", str(caught.value))[0]))
         assert found[0] == pytest.approx(2 * found[1], abs=4)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the settings")
+def test_what_is_kept_is_not_cleared_anew() -> None:
+    """Pages of 256 MB, taken and given back ten times by a thread, in a process of its own."""
+    program = """
+import resource, sys, threading
+import numpy as np
+from perceptual_jax import memory
+
+def take():
+    for _ in range(10):
+        np.ones(32 << 20)
+
+if sys.argv[1] == "kept":
+    memory.keep()
+thread = threading.Thread(target=take)
+thread.start()
+thread.join()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+thread = threading.Thread(target=take)
+thread.start()
+thread.join()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+    def pages(how: str) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", program, how], check=True, capture_output=True, text=True
+        )
+        return int(done.stdout)
+
+    assert pages("kept") < pages("as it is") / 10
 
 
 def test_what_is_free_is_less_than_what_there_is() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from perceptual_jax import (
     degradation,
     flags,
+    memory,
     networks,
     objective,
     super_resolution,
@@ -94,6 +95,7 @@ def define_flags(define: flags.Flags) -> None:
 
 
 def main(values: Any) -> int:
+    memory.keep()
     superres_flags.check_factor(values)
     with usage_errors():
         training_flags.join_processes(values)

@@ -13,6 +13,7 @@ import numpy as np
 
 from perceptual_jax import (
     flags,
+    memory,
     networks,
     objective,
     stylization,
@@ -70,6 +71,7 @@ def define_flags(define: flags.Flags) -> None:
 
 
 def main(values: Any) -> int:
+    memory.keep()
     with usage_errors():
         training_flags.join_processes(values)
         aim = dataclasses.replace(flags.objective_of(values, objective.JOHNSON), dtype=values.dtype)
