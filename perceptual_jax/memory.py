@@ -17,6 +17,10 @@ from perceptual_jax.objective import Objective
 # directions.  From XLA's own account, `memory_analysis()`, on jax 0.10 and 0.12; a test compares.
 _LIVE = {"avg": 1.6, "max": 2.05}
 
+# Of what L-BFGS remembers: XLA before jax 0.11 copies it in every iteration, in part to where
+# nothing else is then.
+_RINGS = 1.0 if jax.__version_info__ >= (0, 11) else 1.6
+
 # The interpreter, the compiler and the program: 340 MB at 256x170 pixels, more where it is large.
 _PROGRAM_BYTES = 450e6
 
@@ -48,8 +52,8 @@ def synthesis_bytes(
     )
     bytes_per_value = 2 if objective.dtype == "bfloat16" else 4
     activations = _LIVE[objective.pooling] * positions * bytes_per_value * height * width
-    # Steps and changes of gradient, which XLA of jax 0.10 copies once in every iteration.
-    pixels = 4 * 3 * height * width * (2 * 2 * memory + 10)
+    # Steps and changes of gradient, and some ten arrays more.
+    pixels = 4 * 3 * height * width * (_RINGS * 2 * memory + 10)
     weights = sum(4 * array.size for array in jax.tree.leaves(params))
     return int(images * (activations + pixels) + weights + _PROGRAM_BYTES)
 
