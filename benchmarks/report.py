@@ -64,9 +64,14 @@ def machine(torch_python: str | None = None) -> dict[str, Any]:
         "jax": importlib.metadata.version("jax"),
     }
     if torch_python:
-        answer = subprocess.run(
-            [torch_python, "-c", _VERSIONS], capture_output=True, text=True, check=True
-        )
+        try:
+            answer = subprocess.run(
+                [torch_python, "-c", _VERSIONS], capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            raise SystemExit(
+                f"--torch-python={torch_python}: no Python that has torch; see benchmarks/README.md"
+            ) from None
         found |= json.loads(answer.stdout)
     return found
 

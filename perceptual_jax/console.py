@@ -3,11 +3,14 @@
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 import tqdm
+
+_BAR = "{{desc}} {{percentage:3.0f}}%|{{bar:20}}| {{elapsed}}<{remaining}{{postfix}}"
 
 
 class Interrupts:
@@ -53,17 +56,29 @@ class ProgressBar:
     """
 
     def __init__(self, total_work: float, done: float = 0) -> None:
+        self._compiled: tuple[float, float] | None = None
         self._bar: Any = tqdm.tqdm(
+            desc="starting",
             total=total_work,
             initial=done,
-            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}",
+            bar_format=_BAR.format(remaining="?"),
             file=sys.stderr,
             mininterval=0.5 if sys.stderr.isatty() else 15.0,
             dynamic_ncols=True,
         )
 
     def update(self, work: float, description: str, terms: dict[str, float]) -> None:
-        """Moves the bar by `work`, and shows the terms beside it."""
+        """Moves the bar by `work`, and shows the terms beside it.
+
+        The first work waits for the compiler, so the time left follows from what comes after it.
+        """
+        now, done = time.monotonic(), self._bar.n + work
+        if self._compiled is None:
+            self._compiled = now, done
+        elif done > self._compiled[1]:
+            pace = (now - self._compiled[0]) / (done - self._compiled[1])
+            left = tqdm.tqdm.format_interval(pace * max(0.0, self._bar.total - done))
+            self._bar.bar_format = _BAR.format(remaining=left)
         self._bar.set_description_str(description, refresh=False)
         shown = "  ".join(f"{name} {value:.3g}" for name, value in terms.items())
         self._bar.set_postfix_str(shown, refresh=False)

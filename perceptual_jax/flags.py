@@ -175,7 +175,7 @@ def run_folder(flags: Flags) -> None:
     flags.integer(
         "preview_every",
         0,
-        "Write the picture so far every so many iterations; 0 for never.",
+        "Write the picture so far about every so many iterations; 0 for never.",
         least=0,
     )
     flags.switch("plot", True, "Draw the terms into the folder; takes a second.")

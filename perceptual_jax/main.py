@@ -56,6 +56,9 @@ def _main(argv: Sequence[str]) -> int:
     name, arguments = _split_mode(argv[1:])
     wants_help = any(argument in ("--help", "-h", "-help", "--helpfull") for argument in arguments)
     if name is None:
+        if arguments == ["--version"]:
+            print(f"perceptual_jax {__version__}")
+            return 0
         if arguments and not wants_help:
             raise UserError(f"--mode is missing: one of {', '.join(_mode_names())}")
         print(_overview())

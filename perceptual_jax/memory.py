@@ -85,6 +85,18 @@ def check(
     )
 
 
+def check_picture(height_width: tuple[int, int]) -> None:
+    """Refuses, as a `UserError`, a picture that does not fit into memory even as it is read."""
+    available = _host_bytes()
+    # Its pixels as float32, and once more while they are resized or written.
+    needed = 2 * 4 * 3 * math.prod(height_width)
+    if available is not None and needed > available:
+        raise UserError(
+            f"{height_width[1]}x{height_width[0]} needs {needed / 1e9:.1f} GB of memory for the "
+            f"picture alone, and {available / 1e9:.1f} GB are free: lower --image_size"
+        )
+
+
 def keep() -> None:
     """Keeps memory that is freed for what is computed next, from now on, where there is glibc.
 
@@ -116,6 +128,10 @@ def available_bytes() -> int | None:
         statistics = device.memory_stats() or {}
         limit = statistics.get("bytes_limit")
         return None if limit is None else limit - statistics.get("bytes_in_use", 0)
+    return _host_bytes()
+
+
+def _host_bytes() -> int | None:
     candidates = []
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():

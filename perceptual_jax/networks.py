@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perceptual_jax import convolution
+from perceptual_jax import convolution, vgg
 from perceptual_jax.layers import (
     NORMALIZATIONS,
     UPSAMPLINGS,
@@ -255,12 +255,11 @@ def smallest_side(network: StyleNetwork | SuperResolutionNetwork) -> int:
 
 
 def check_images(images: Any, *, least: int) -> None:
-    """Raises `ValueError` unless images are `(N, H, W, 3)`, floating, sides `least` or more."""
+    """Raises `ValueError` unless images are `(N, H, W, 3)`, sides `least` or more, as VGG's too."""
+    vgg.check_images(images)
     shape = jnp.shape(images)
-    if len(shape) != 4 or shape[-1] != 3:
+    if len(shape) != 4:
         raise ValueError(f"images must be (N, height, width, 3), got shape {shape}")
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"images must be floating point in [0, 1], got {images.dtype}")
     if min(shape[1:3]) < least:
         raise ValueError(
             f"images of {shape[1]}x{shape[2]} are too small: both sides need at least {least}"

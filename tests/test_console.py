@@ -1,5 +1,6 @@
 """The terminal: signals that only ask, and a bar that says what is going on."""
 
+import itertools
 import signal
 
 import pytest
@@ -69,6 +70,20 @@ class TestProgressBar:
         bar.close()
         assert " 25%|" in (shown := capsys.readouterr().err)
         assert "total 1.23e+06  content 0.00123" in shown
+
+    def test_the_time_left_does_not_count_the_compiler(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A minute for the first step, a second for each of the others, of which two are left."""
+        seconds = itertools.chain([60.0], itertools.count(61.0))
+        monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+        bar = console.ProgressBar(total_work=5.0)
+        bar.update(1.0, "step 1", {})
+        assert "<?" in capsys.readouterr().err
+        bar.update(1.0, "step 2", {})
+        bar.update(1.0, "step 3", {})
+        bar.close()
+        assert "<00:02" in capsys.readouterr().err
 
     def test_goes_on_where_work_was_left(self, capsys: pytest.CaptureFixture[str]) -> None:
         bar = console.ProgressBar(total_work=200.0, done=100.0)

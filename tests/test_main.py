@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import pytest
 
+import perceptual_jax
 from perceptual_jax import main, modes
 from perceptual_jax.errors import UserError
 from perceptual_jax.modes import gatys
@@ -49,6 +50,10 @@ class TestHelp:
             assert err == ""
             assert out.startswith(f"--mode={name}: ")
             assert "  --" in out
+
+    def test_tells_the_version(self, capsys: Captured) -> None:
+        assert run("--version") == 0
+        assert capsys.readouterr().out == f"perceptual_jax {perceptual_jax.__version__}\n"
 
     def test_without_anything_says_what_there_is(self, capsys: Captured) -> None:
         assert run() == 2

@@ -172,6 +172,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert pages("kept") < pages("as it is") / 10
 
 
+def test_a_picture_larger_than_memory_is_refused_before_it_is_made() -> None:
+    memory.check_picture((3000, 4000))
+    with pytest.raises(UserError, match=r"900000x600000 needs 12960.0 GB .* lower --image_size"):
+        memory.check_picture((600_000, 900_000))
+
+
 def test_what_is_free_is_less_than_what_there_is() -> None:
     """Where the machine tells; between a hundredth of a gigabyte and a hundred terabytes."""
     available = memory.available_bytes()

@@ -632,9 +632,9 @@ class TestMistakes:
         ("images", "told"),
         [
             (jnp.zeros((16, 16, 3)), r"must be \(N, height, width, 3\), got shape \(16, 16, 3\)"),
-            (jnp.zeros((1, 3, 16, 16)), r"must be \(N, height, width, 3\), got shape"),
-            (jnp.zeros((1, 16, 16, 4)), r"must be \(N, height, width, 3\), got shape"),
-            (jnp.zeros((1, 16, 16, 3), jnp.uint8), r"floating point in \[0, 1\], got uint8"),
+            (jnp.zeros((1, 3, 16, 16)), "channels first: pass jnp.moveaxis"),
+            (jnp.zeros((1, 16, 16, 4)), r"height, width, 3\), got shape \(1, 16, 16, 4\)"),
+            (jnp.zeros((1, 16, 16, 3), jnp.uint8), r"pass images.astype\('float32'\) / 255"),
             (jnp.zeros((1, 4, 16, 3)), "images of 4x16 are too small: both sides need at least 5"),
         ],
     )
@@ -642,6 +642,11 @@ class TestMistakes:
         for network in (TINY, ENLARGING[4]):
             with pytest.raises(ValueError, match=told):
                 apply(network, {}, images)
+
+    def test_of_the_range_are_seen_where_values_are_known(self) -> None:
+        for network in (TINY, ENLARGING[4]):
+            with pytest.raises(ValueError, match="from 200 to 200: pass images / 255 for 0..255"):
+                network.apply({}, jnp.full((1, 16, 16, 3), 200.0))
 
     def test_of_images_too_small_for_the_padding_of_the_paper(self) -> None:
         with pytest.raises(ValueError, match="both sides need at least 41"):

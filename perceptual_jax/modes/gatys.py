@@ -70,13 +70,14 @@ def main(values: Any) -> int:
         optimizer = flags.optimizer_of(values)
     output = _output_path(values)
     images.check_writable(output)
-    inputs = _read_inputs(values)
     params: vgg.Params = weights.load(values.vgg)
     with usage_errors():
         params = synthesis.prepared(params, objective)
-    height_width = inputs.content.shape[:2]
+    photo = images.read_picture(resources.picture(values.content, "content"))
+    height_width = images.size_for(photo.rgb.shape[:2], values.image_size)
     if values.check_memory:
         memory.check(objective, params, height_width, memory=optimizer.memory)
+    inputs = _read_inputs(values, photo)
     sizes = synthesis.coarse_to_fine(height_width, values.num_scales or None)
     _check_sizes(objective, sizes, inputs.styles)
     initial = _initial(values, sizes[0])
@@ -138,7 +139,8 @@ def main(values: Any) -> int:
     if failure:
         raise UserError(str(failure))
     if interrupts:
-        print(f"Stopped early. To go on from there: --init={output} --num_scales=1")
+        whole = f", of {height_width[1]}x{height_width[0]}" if size != height_width else ""
+        print(f"Stopped early{whole}. To go on from there: --init={output} --num_scales=1")
     return interrupts.exit_code
 
 
@@ -156,9 +158,8 @@ def _preview_path(output: Path, folder: runs.RunFolder | None, done: int) -> Pat
     return output.with_name(f"{output.stem}-{done:06d}{output.suffix}")
 
 
-def _read_inputs(values: Any) -> Inputs:
-    picture = images.read_picture(resources.picture(values.content, "content"))
-    photo = picture.fit(values.image_size)
+def _read_inputs(values: Any, photo: images.Picture) -> Inputs:
+    photo = photo.fit(values.image_size)
     names = flags.weighted_names(values.style)
     style_side = max(1, round(values.image_size * values.style_scale))
     styles = [

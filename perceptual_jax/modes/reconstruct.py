@@ -89,17 +89,21 @@ def main(values: Any) -> int:
     output = Path(values.output or f"figure{values.figure}.png").expanduser()
     images.check_writable(output)
     photo, painting = (
-        images.fit(images.read(resources.picture(name, kind)), values.image_size)
+        images.read(resources.picture(name, kind))
         for name, kind in ((values.content, "content"), (values.style, "styles"))
+    )
+    size, painting_size = (
+        images.size_for(picture.shape[:2], values.image_size) for picture in (photo, painting)
     )
     figure = (figure1 if values.figure == "1" else figure3)(values.pooling)
     params = synthesis.prepared(weights.load(values.vgg), figure.objective)
-    count, size = len(figure.term_weights), photo.shape[:2]
+    count = len(figure.term_weights)
     needed = vgg.smallest_side(figure.objective.layers)
-    if min(*size, *painting.shape[:2]) < needed:
+    if min(*size, *painting_size) < needed:
         raise UserError(f"the short side needs at least {needed} pixels: raise --image_size")
     if values.check_memory:
         memory.check(figure.objective, params, size, memory=optimizer.memory, images=count)
+    photo, painting = images.resize(photo, size), images.resize(painting, painting_size)
 
     # Cells lack most terms: these weigh 0. Pixels are kept in range in proportion to the rest.
     names = figure.objective.term_weights()
@@ -144,4 +148,6 @@ def main(values: Any) -> int:
     picture = sheets.sheet(rows, row_labels=figure.row_labels, column_labels=figure.column_labels)
     images.write(output, picture, settings=settings)
     print(f"{output}: {count} pictures, {report.step} iterations, {time.monotonic() - began:.0f} s")
+    if interrupts:
+        print(f"Stopped early, after {report.step} of {values.steps}; it begins anew next time.")
     return interrupts.exit_code

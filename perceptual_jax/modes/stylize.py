@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from perceptual_jax import __version__, color, console, flags, picture_run, stylization
+from perceptual_jax import __version__, color, console, flags, memory, picture_run, stylization
 from perceptual_jax.errors import UserError, usage_errors
 from perceptual_jax.io import images, network_files, regions, sheets
 from perceptual_jax.io.network_files import TrainedNetwork
@@ -148,7 +148,7 @@ def _network(values: Any, styles: Sequence[str]) -> TrainedNetwork:
     if unknown := [style for style in styles if style not in trained.styles]:
         raise UserError(
             f"the network has no style {', '.join(unknown)}, but {', '.join(trained.styles)}; "
-            "--mode=train_transform trains one for any painting"
+            "--mode=gatys takes any painting at once, --mode=train_transform trains one for it"
         )
     return trained
 
@@ -175,7 +175,10 @@ def _label(look: _Look, trained: TrainedNetwork) -> str:
 
 
 def _sized(values: Any, picture: images.Picture) -> images.Picture:
-    return picture.fit(values.image_size) if values.image_size else picture
+    if not values.image_size:
+        return picture
+    memory.check_picture(images.size_for(picture.rgb.shape[:2], values.image_size))
+    return picture.fit(values.image_size)
 
 
 def _settings(values: Any, trained: TrainedNetwork) -> dict[str, Any]:
