@@ -645,7 +645,7 @@ class TestMistakes:
 
     def test_of_the_range_are_seen_where_values_are_known(self) -> None:
         for network in (TINY, ENLARGING[4]):
-            with pytest.raises(ValueError, match="from 200 to 200: pass images / 255 for 0..255"):
+            with pytest.raises(ValueError, match="from 200 to 200: pass images / 255"):
                 network.apply({}, jnp.full((1, 16, 16, 3), 200.0))
 
     def test_of_images_too_small_for_the_padding_of_the_paper(self) -> None:
