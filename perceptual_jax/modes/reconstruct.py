@@ -85,7 +85,9 @@ def _style_terms(count: int) -> dict[str, float]:
 def main(values: Any) -> int:
     began = time.monotonic()
     with usage_errors():
-        optimizer = flags.optimizer_of(values)
+        # The pixels themselves, as in the paper: where conv1_1 alone decides, nothing says where
+        # light and dark should be, and large steps of large shapes leave a dark middle.
+        optimizer = dataclasses.replace(flags.optimizer_of(values), boost=0.0)
     output = Path(values.output or f"figure{values.figure}.png").expanduser()
     images.check_writable(output)
     photo, painting = (
