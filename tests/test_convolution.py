@@ -285,42 +285,6 @@ class TestStridedConvolve:
         result = convolution.strided_convolve(images, kernel, stride)
         np.testing.assert_allclose(result, expected[:, ::stride, ::stride], rtol=1e-5, atol=2e-5)
 
-    @pytest.mark.parametrize("sides", [(3, 3), (3, 5)])
-    @pytest.mark.parametrize("size", [(3, 4), (8, 7)])
-    def test_has_the_gradients_of_jax(self, size: tuple[int, int], sides: tuple[int, int]) -> None:
-        """That of a 3x3 kernel, which is written out, and that of another, which is not."""
-        generator = np.random.default_rng(3)
-        images, kernel = f32(
-            generator.normal(size=(2, size[0], size[1] + sides[1] - 3, 2)),
-            generator.normal(size=(*sides, 2, 3)),
-        )
-
-        def as_jax_has_it(images: jax.Array, kernel: jax.Array) -> jax.Array:
-            return plain(images, kernel, "VALID")[:, ::2, ::2]
-
-        expected, expected_vjp = jax.vjp(as_jax_has_it, images, kernel)
-        result, vjp = jax.vjp(lambda x, k: convolution.strided_convolve(x, k, 2), images, kernel)
-        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
-        cotangent = jnp.cos(expected)
-        for ours, of_jax in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
-            np.testing.assert_allclose(ours, of_jax, rtol=1e-5, atol=1e-5)
-
-    def test_its_image_gradient_dilates_nothing(self) -> None:
-        """XLA multiplies the zeros, with loops of its own."""
-
-        def text_of(strided: Callable[..., jax.Array]) -> str:
-            gradient = jax.grad(lambda x, kernel: jnp.sum(strided(x, kernel) ** 2))
-            lowered = jax.jit(gradient).lower(jnp.zeros((1, 34, 34, 32)), jnp.zeros((3, 3, 32, 64)))
-            return str(lowered.compile().as_text())
-
-        def of_jax(images: jax.Array, kernel: jax.Array) -> jax.Array:
-            return jax.lax.conv_general_dilated(
-                images, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
-
-        assert "lhs_dilate=" not in text_of(lambda x, k: convolution.strided_convolve(x, k, 2))
-        assert "lhs_dilate=" in text_of(of_jax)  # It would be found out.
-
 
 class TestReflectPad:
     def test_mirrors_without_repeating_the_border(self) -> None:
