@@ -7,7 +7,9 @@ supported jax (`benchmarks/convolution.py`), and a test reads the compiled text 
 
 import functools
 import operator
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+# XLA's own convolutions in bfloat16 take as long as those in float32; oneDNN, which jaxlib brings,
+# has some that use AMX, the matrix units of Intel's Xeons from 2023 on, and are 5 to 10 times
+# faster. jax 0.10 has the option too, and does nothing with it; a version that has no such option
+# would end the program.
+_ONEDNN = "--xla_cpu_experimental_onednn_custom_call=true"
+_ONEDNN_VERSIONS = ((0, 12),)
 
 
 # From 0.12 on (0.11 was not tried), XLA:CPU is 2 to 3.4 times slower at few outputs of a large
@@ -29,6 +38,28 @@ _FEW_CHANNELS = 3
 # 64, 1.2 to 1.8 times at 128 to 512, at 21x32 to 341x512 positions, on jax 0.10 and 0.12. So it is
 # in a network's residual blocks, 1.6 times at 64x64 positions, as fast at 32x32.
 _ROW_CHANNELS = 64
+
+
+def use_matrix_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Lets convolutions in bfloat16 use a CPU's matrix units, where it has some and jax can.
+
+    For the whole process, and before JAX's first computation: XLA reads its options only once.
+    What is compiled so cannot be kept in JAX's compilation cache.
+
+    Args:
+      cpuinfo: where Linux tells what the processor has.
+
+    Returns:
+      Whether they will be used.
+    """
+    try:
+        has_units = " amx_bf16" in cpuinfo.read_text(encoding="utf-8")
+    except OSError:
+        return False
+    if not has_units or jax.__version_info__[:2] not in _ONEDNN_VERSIONS:
+        return False
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_ONEDNN}".strip()
+    return True
 
 
 def _plain(images: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
@@ -208,9 +239,23 @@ def _kernel_gradient(
     # Image by image, several devices would have to send them to one another.
     if few and jax.default_backend() == "cpu" and jax.device_count() == 1:
         return swapped_kernel_gradient(images, kernel, cotangent)
+    if kernel.shape[:2] == (2, 2) and kernel.dtype == jnp.bfloat16:
+        return _tap_gradients(images, kernel, cotangent)
     _, kernel_vjp = jax.vjp(lambda kernel: _as_written(images, kernel, padding), kernel)
     (gradient,) = kernel_vjp(cotangent)
     return gradient
+
+
+def _tap_gradients(images: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
+    """The kernel gradient of a `"VALID"` convolution, a matrix product for every tap."""
+    rows, columns = kernel.shape[:2]
+    height, width = cotangent.shape[1:3]
+    taps = [
+        jnp.tensordot(images[:, y : y + height, x : x + width], cotangent, ((0, 1, 2), (0, 1, 2)))
+        for y in range(rows)
+        for x in range(columns)
+    ]
+    return jnp.stack(taps).reshape(kernel.shape)
 
 
 def swapped_kernel_gradient(
@@ -236,8 +281,7 @@ def swapped_kernel_gradient(
             dimension_numbers=jax.lax.ConvDimensionNumbers(
                 lhs_spec=(3, 0, 1, 2), rhs_spec=(3, 0, 1, 2), out_spec=(2, 3, 0, 1)
             ),
-            preferred_element_type=jnp.float32,
-        )
+        ).astype(jnp.float32)
         for index in range(len(images))
     )
     return adjoint(flipped).astype(kernel.dtype)
@@ -261,9 +305,10 @@ class Constant(NamedTuple):
 
 def constant(kernel: Any, *, dtype: Any = jnp.float32) -> Constant:
     """For `constant_convolve` of images of `dtype`; a kernel `(kH, kW, C_in, C_out)`, odd sides."""
-    both = (kernel, adjoint(kernel))
-    by_rows = _goes_by_rows(np.shape(kernel), dtype)
-    return Constant(*map(row_kernels, both)) if by_rows else Constant(*both)
+    if _goes_by_rows(np.shape(kernel), dtype):
+        return Constant(row_kernels(kernel), row_kernels(adjoint(kernel)))
+    kernel = kernel.astype(dtype)
+    return Constant(kernel, adjoint(kernel))
 
 
 @jax.custom_vjp
@@ -449,15 +494,44 @@ def _quarters(images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.A
     )
 
 
+@jax.custom_vjp
 def max_pool(images: jax.Array) -> jax.Array:
     """2x2 max pooling with stride 2, `(..., H, W, C) -> (..., H // 2, W // 2, C)`.
 
     The maximum of four slices: `reduce_window` gives the same values, but its gradient is 30 times
-    slower on a CPU.  Where several positions of a block tie, they share the gradient; after a
-    ReLU the only ties are zeros, which pass none on.
+    slower on a CPU.  Where several positions of a block tie, they share the gradient.
+
+    Computed in float32, which changes nothing: on a CPU the maximum of two bfloat16 takes four
+    times as long, and its gradient as well.
     """
-    a, b, c, d = _quarters(images)
-    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+    a, b, c, d = _quarters(images.astype(jnp.float32))
+    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d)).astype(images.dtype)
+
+
+def _max_pool_forward(images: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    pooled = max_pool(images)
+    return pooled, (images, pooled)
+
+
+def _max_pool_backward(
+    residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array]:
+    images, pooled, shared = (x.astype(jnp.float32) for x in (*residuals, cotangent))
+    shared = shared / sum((quarter == pooled).astype(jnp.float32) for quarter in _quarters(images))
+    *batch, height, width, channels = pooled.shape
+
+    def spread(values: jax.Array) -> jax.Array:
+        return values[..., :, None, :, None, :]
+
+    even = images[..., : 2 * height, : 2 * width, :]
+    blocks = even.reshape(*batch, height, 2, width, 2, channels)
+    gradient = jnp.where(blocks == spread(pooled), spread(shared), 0.0).reshape(even.shape)
+    rows, columns = (images.shape[axis] - even.shape[axis] for axis in (-3, -2))
+    gradient = jnp.pad(gradient, (*[(0, 0)] * len(batch), (0, rows), (0, columns), (0, 0)))
+    return (gradient.astype(cotangent.dtype),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def average_pool(images: jax.Array) -> jax.Array:

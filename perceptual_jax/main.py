@@ -75,7 +75,7 @@ def _main(argv: Sequence[str]) -> int:
     rest = flags.values([argv[0], *arguments])[1:]
     if rest:
         raise UserError(f"what is {rest[0]!r}? Flags look like --name=value; see --help")
-    _set_up_jax()
+    _set_up_jax(getattr(flags.values, "dtype", None))
     return int(mode.main(flags.values) or 0)
 
 
@@ -109,12 +109,18 @@ def _overview() -> str:
     return _USAGE.format(version=__version__, modes="\n".join(lines))
 
 
-def _set_up_jax() -> None:
-    """Keeps compiled programs between runs, which saves a second or two of each start."""
+def _set_up_jax(dtype: str | None) -> None:
+    """Keeps compiled programs between runs, which saves a second or two of each start.
+
+    But for those that use a CPU's matrix units, which cannot be kept.
+    """
     import jax
 
+    from perceptual_jax import convolution
     from perceptual_jax.io import download
 
+    if dtype == "bfloat16" and convolution.use_matrix_units():
+        return
     if os.environ.get("PERCEPTUAL_JAX_COMPILATION_CACHE") == "off":
         return
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

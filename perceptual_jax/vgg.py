@@ -7,7 +7,7 @@ literature's names: `conv3_2` is the convolution's output before the ReLU, `relu
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,10 @@ from perceptual_jax import convolution
 
 Params = Mapping[str, Mapping[str, Any]]
 
-POOLINGS = {"max": convolution.max_pool, "avg": convolution.average_pool}
+POOLINGS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "max": convolution.max_pool,
+    "avg": convolution.average_pool,
+}
 
 # The slack lets images under optimisation pass, which stray a little out of [0, 1], and still
 # catches [-1, 1], ImageNet-normalised and 0..255 images.

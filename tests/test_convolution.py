@@ -1,8 +1,12 @@
 """What the convolution room promises: the plain values and gradients, in a form XLA keeps fast."""
 
 import functools
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -122,9 +126,10 @@ class TestConvolve:
         (expected,) = vjp(cotangent.astype(jnp.float32))
         found = convolution.swapped_kernel_gradient(images, kernel, cotangent)
         assert found.dtype == dtype
-        # bfloat16 has 8 bits; the sums are float32.
-        tolerance = 2.0**-8 if dtype == jnp.bfloat16 else 1e-5
-        np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=tolerance, atol=1e-4)
+        # Every image's sum is rounded to the 8 bits of bfloat16, and so is that of all.
+        exact = dtype == jnp.float32
+        rtol, atol = (1e-5, 1e-4) if exact else (2.0**-8, 2.0**-8 * np.max(np.abs(expected)))
+        np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=rtol, atol=atol)
 
     @pytest.mark.parametrize("padding", PADDINGS)
     def test_has_the_gradients_of_finite_differences(self, padding: str) -> None:
@@ -376,6 +381,21 @@ class TestUpsampleConvolve:
         expected = reference.convolve(padded, kernel, "VALID")
         np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
+    def test_has_the_kernel_gradient_in_bfloat16_too(self) -> None:
+        generator = np.random.default_rng(0)
+        case = f32(generator.normal(size=(2, 5, 6, 8)), generator.normal(size=(3, 3, 8, 4)))
+        (cotangent,) = f32(generator.normal(size=(2, 10, 12, 4)))
+        exact, rounded = (
+            jax.vjp(convolution.upsample_convolve, *(x.astype(dtype) for x in case))[1](
+                cotangent.astype(dtype)
+            )[1].astype(jnp.float32)
+            for dtype in (jnp.float32, jnp.bfloat16)
+        )
+        # Products of numbers of 8 bits, and sums of them that are again rounded to 8 bits.
+        largest = np.max(np.abs(exact))
+        np.testing.assert_allclose(rounded, exact, atol=2**-7 * largest)
+        assert np.max(np.abs(rounded - exact)) > 0
+
     def test_leaves_a_flat_image_flat(self) -> None:
         """No checkerboard, whatever the kernel, and no border."""
         (kernel,) = f32(np.random.default_rng(8).normal(size=(3, 3, 2, 4)))
@@ -520,6 +540,55 @@ def outside_library(text: str) -> int:
         if " convolution(" in line and computation not in library:
             count += 1
     return count
+
+
+class TestUseMatrixUnits:
+    @pytest.fixture(autouse=True)
+    def _options(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=here")
+        monkeypatch.setattr(jax, "__version_info__", (0, 12, 0))
+
+    def test_adds_to_the_options_of_xla(self, tmp_path: Path) -> None:
+        assert convolution.use_matrix_units(processor(tmp_path, "fma amx_bf16 amx_tile"))
+        assert os.environ["XLA_FLAGS"] == (
+            "--xla_dump_to=here --xla_cpu_experimental_onednn_custom_call=true"
+        )
+
+    def test_needs_a_processor_that_has_them(self, tmp_path: Path) -> None:
+        assert not convolution.use_matrix_units(processor(tmp_path, "fma avx512_bf16"))
+        assert not convolution.use_matrix_units(tmp_path / "not Linux")
+        assert os.environ["XLA_FLAGS"] == "--xla_dump_to=here"
+
+    @pytest.mark.parametrize("version", [(0, 10, 1), (0, 13, 0), (1, 0, 0)])
+    def test_leaves_versions_alone_whose_options_are_not_known(
+        self, version: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(jax, "__version_info__", version)
+        assert not convolution.use_matrix_units(processor(tmp_path, "amx_bf16"))
+        assert os.environ["XLA_FLAGS"] == "--xla_dump_to=here"
+
+
+def processor(folder: Path, flags: str) -> Path:
+    file = folder / "cpuinfo"
+    file.write_text(f"model name\t: one\nflags\t\t: {flags}\n", encoding="utf-8")
+    return file
+
+
+def test_convolutions_in_bfloat16_use_matrix_units_where_there_are_some() -> None:
+    """In a process of its own, since XLA reads its options once."""
+    program = """
+import jax
+import jax.numpy as jnp
+from perceptual_jax import convolution
+
+used = convolution.use_matrix_units()
+images, kernel = jnp.ones((1, 32, 32, 64), jnp.bfloat16), jnp.ones((3, 3, 64, 64), jnp.bfloat16)
+text = jax.jit(convolution.convolve).lower(images, kernel).compile().as_text()
+print(used, "onednn" in text)
+"""
+    command = [sys.executable, "-c", program]
+    used, found = subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
+    assert found == used
 
 
 class TestMaxPool:
