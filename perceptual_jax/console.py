@@ -1,6 +1,7 @@
 """The terminal: a progress bar for long work, and Ctrl-C that loses nothing."""
 
 import contextlib
+import logging
 import signal
 import sys
 import time
@@ -9,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 _BAR = "{{desc}} {{percentage:3.0f}}%|{{bar:20}}| {{elapsed}}<{remaining}{{postfix}}"
 
@@ -52,10 +54,12 @@ class ProgressBar:
 
     Iterations at different sizes take different times, so the time left follows from work, say
     iterations times pixels.  In a file or a pipe, where a line cannot be redrawn, it writes a
-    line now and then.
+    line now and then.  What is logged meanwhile gets lines of its own.
     """
 
     def __init__(self, total_work: float, done: float = 0) -> None:
+        self._logging = contextlib.ExitStack()
+        self._logging.enter_context(logging_redirect_tqdm([logging.getLogger(__package__)]))
         self._compiled: tuple[float, float] | None = None
         self._bar: Any = tqdm.tqdm(
             desc="starting",
@@ -87,3 +91,4 @@ class ProgressBar:
     def close(self) -> None:
         self._bar.refresh()
         self._bar.close()
+        self._logging.close()

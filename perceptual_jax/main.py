@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> int:
       argv: as `sys.argv`, the program first.
 
     Returns:
-      The exit code: 0, 2 for a mistake in the flags or files, or 128 and the number of the signal
-      that stopped it.
+      The exit code: 0, 1 where some pictures of a folder were left out, 2 for a mistake in the
+      flags or files, or 128 and the number of the signal that stopped it.
     """
     try:
         return _main(argv)

@@ -111,7 +111,8 @@ def _one(work: Work, source: str, output: str | None) -> int:
     with console.interruptible() as interrupts:
         results = work.apply([picture], interrupts)
     if results is None:
-        raise KeyboardInterrupt
+        print("interrupted", file=sys.stderr)
+        return interrupts.exit_code
     _write(output, results[0], work.settings)
     height, width = results[0].rgb.shape[:2]
     message = f"{output}: {width}x{height}, {time.monotonic() - began:.1f} s"
@@ -178,7 +179,9 @@ def _folder(work: Work, source: str, output: str | None) -> int:
         print(f"left out: {line}", file=sys.stderr)
     if interrupts:
         return interrupts.exit_code
-    return 2 if failed and not done else 0
+    if not failed:
+        return 0
+    return 1 if done else 2
 
 
 def _equal_sized(

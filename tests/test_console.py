@@ -1,6 +1,7 @@
 """The terminal: signals that only ask, and a bar that says what is going on."""
 
 import itertools
+import logging
 import signal
 
 import pytest
@@ -84,6 +85,16 @@ class TestProgressBar:
         bar.update(1.0, "step 3", {})
         bar.close()
         assert "<00:02" in capsys.readouterr().err
+
+    def test_what_is_logged_has_a_line_of_its_own(self, capsys: pytest.CaptureFixture[str]) -> None:
+        bar = console.ProgressBar(total_work=4.0)
+        logging.getLogger("perceptual_jax.io.photos").warning("skipped: a.jpg")
+        bar.close()
+        assert "skipped: a.jpg" in [
+            line.rsplit("\r", maxsplit=1)[-1].strip()
+            for line in capsys.readouterr().err.splitlines()
+        ]
+        assert logging.getLogger("perceptual_jax").handlers == []
 
     def test_goes_on_where_work_was_left(self, capsys: pytest.CaptureFixture[str]) -> None:
         bar = console.ProgressBar(total_work=200.0, done=100.0)

@@ -69,7 +69,7 @@ def test_a_group_that_fails_is_left_out_and_the_others_are_done(capsys: Captured
             raise UserError("too low")
         return list(pictures)
 
-    assert run(apply, batch_size=2) == 0
+    assert run(apply, batch_size=2) == 1
     assert written() == ["0.png", "1.png", "2.png", "5.png"]
     captured = capsys.readouterr()
     assert captured.out == "out: 4 of 6 pictures\n"
@@ -83,7 +83,7 @@ def test_preparing_one_may_fail_too(capsys: Captured) -> None:
             raise UserError("too high")
         return picture
 
-    assert run(lambda pictures, interrupts: list(pictures), prepare=prepare) == 0
+    assert run(lambda pictures, interrupts: list(pictures), prepare=prepare) == 1
     assert written() == ["3.png", "4.png"]
     assert f"left out: {Path('in/0.png')}: too high" in capsys.readouterr().err
 
@@ -112,10 +112,15 @@ def test_a_signal_ends_it_after_the_group_at_work(capsys: Captured) -> None:
     assert "out: 2 of 6 pictures" in capsys.readouterr().out
 
 
-def test_one_that_is_interrupted_without_a_result_writes_nothing() -> None:
-    work = picture_run.Work(apply=lambda pictures, interrupts: None, label="none", settings={})
-    with pytest.raises(KeyboardInterrupt):
-        picture_run.run(work, "in/0.png", None)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_that_is_interrupted_without_a_result_writes_nothing(
+    number: signal.Signals, capsys: Captured
+) -> None:
+    work = picture_run.Work(
+        apply=lambda pictures, interrupts: signal.raise_signal(number), label="none", settings={}
+    )
+    assert picture_run.run(work, "in/0.png", None) == 128 + number
+    assert capsys.readouterr().err == "interrupted\n"
     assert list(Path().glob("*.png")) == []
 
 

@@ -68,7 +68,7 @@ class RunFolder:
         """Adds lines to `metrics.jsonl`, each with the time of day; flushed, so none is lost."""
         for line in metrics:
             self._history.append(dict(line))
-            self._metrics.write(json.dumps({**_strict(line), "time": round(time.time(), 3)}) + "\n")
+            self._metrics.write(json.dumps({**strict(line), "time": round(time.time(), 3)}) + "\n")
             if self._events:
                 for name, value in {"total": line["total"], **line["terms"]}.items():
                     self._events.add_scalar(name, value, line["step"])
@@ -95,15 +95,15 @@ class RunFolder:
         self.publish()
 
 
-def _strict(line: Mapping[str, Any]) -> dict[str, Any]:
+def strict(record: Mapping[str, Any]) -> dict[str, Any]:
     """With null for what is not finite: JSON has no word for it, and strict readers stop at NaN."""
     return {
-        name: _strict(value)
+        name: strict(value)
         if isinstance(value, Mapping)
         else None
         if isinstance(value, float) and not math.isfinite(value)
         else value
-        for name, value in line.items()
+        for name, value in record.items()
     }
 
 

@@ -25,7 +25,7 @@ from perceptual_jax import (
     tasks,
 )
 from perceptual_jax.errors import UserError
-from perceptual_jax.io import images, network_files, resources, sheets
+from perceptual_jax.io import images, network_files, resources, runs, sheets
 
 # Of the middle of each picture, in pixels, and how much larger it is shown.
 _CROP, _ZOOM = 112, 2
@@ -165,7 +165,8 @@ def _write(
         cells = [f"{row[label]['psnr']:.2f} / {row[label]['ssim']:.4f}" for label in labels]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     table = "\n".join(lines)
-    record = json.dumps({"settings": settings, "results": rows}, indent=2, default=str)
+    # A picture that came out exactly has an infinite PSNR.
+    record = json.dumps({"settings": settings, "results": runs.strict(rows)}, indent=2, default=str)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "table.md").write_text(table + "\n", encoding="utf-8")
