@@ -9,6 +9,7 @@ measured.
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 import tempfile
 import time
@@ -24,7 +25,7 @@ from peer_process import Peer
 from report import Part
 from trained import ROOT
 
-from perceptual_jax import memory, tasks, training
+from perceptual_jax import convolution, memory, tasks, training
 from perceptual_jax.io import images, network_files, resources, weights
 from perceptual_jax.networks import StyleNetwork
 from perceptual_jax.objective import JOHNSON
@@ -35,12 +36,14 @@ PEER = ROOT / "benchmarks" / "peers" / "train_step_torch.py"
 # Adam, the plain mean and no average of the weights: what the paper trains with.
 RECIPE = training.Recipe(steps=10_000, schedule="constant", mean="linear", average_decay=0.0)
 
-# What the losses may differ by: before the first step, and after it, when rounding has grown.
-TOLERANCE, LATER_TOLERANCE = 1e-3, 3e-2
+# What the losses may differ by: before the first step, and after it, when rounding has grown. In
+# bfloat16 only before: Adam's first step is as long for a gradient that is 0 but for rounding, as
+# that of a bias before a normalisation, as for any other.
+TOLERANCES: dict[str, tuple[float, ...]] = {"float32": (1e-3, 3e-2), "bfloat16": (2e-2,)}
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> Part:
-    network = StyleNetwork()
+    network = StyleNetwork(dtype=arguments.dtype)
     example = np.zeros((1, 64, 64, 3), np.float32)
     variables = jax.jit(network.init)(jax.random.key(0), example)
     paths = trained.photos_in(resources.folder("examples") / "sample_photos")
@@ -65,12 +68,12 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Part:
                 # The first one of a turn finds the machine as another program has left it.
                 seconds[name] += answer["seconds"][1:]
                 losses[name] += answer["losses"]
-    check(losses)
+    check(losses, TOLERANCES[arguments.dtype])
 
     best = {name: min(found) for name, found in seconds.items()}
     head = [
-        f"A step of {arguments.batch} photos of {arguments.size}x{arguments.size} pixels, best of "
-        f"{len(seconds[OURS])}, interleaved.",
+        f"A step of {arguments.batch} photos of {arguments.size}x{arguments.size} pixels in "
+        f"{arguments.dtype}, best of {len(seconds[OURS])}, interleaved.",
         "",
         "| program | seconds | times ours |",
         "|---|---|---|",
@@ -85,10 +88,11 @@ def our_steps(
     """A function that goes on training for so many steps, and tells their times and losses."""
     mesh = training.data_mesh()
     state = training.start(variables, RECIPE, mesh)
-    constants = tasks.style_constants(JOHNSON, weights.load("vgg16"), [painting])
+    aim = dataclasses.replace(JOHNSON, dtype=network.dtype)
+    constants = tasks.style_constants(aim, weights.load("vgg16"), [painting])
     constants = training.replicated(constants, mesh)
     batch = training.spread({"photos": photos, "index": np.arange(len(photos))}, mesh)
-    step = training.make_step(tasks.style_loss(network, JOHNSON), RECIPE)
+    step = training.make_step(tasks.style_loss(network, aim), RECIPE)
 
     def steps(count: int) -> dict[str, list[float]]:
         nonlocal state
@@ -126,6 +130,7 @@ def peer_command(
         f"--network={folder / 'network.safetensors'}",
         f"--photos={folder / 'photos.npy'}",
         f"--painting={folder / 'painting.npy'}",
+        f"--dtype={arguments.dtype}",
         f"--learning-rate={RECIPE.learning_rate}",
         f"--content-weight={JOHNSON.content_weight}",
         f"--style-weight={JOHNSON.style_weight}",
@@ -133,10 +138,10 @@ def peer_command(
     ]
 
 
-def check(losses: dict[str, list[float]]) -> None:
+def check(losses: dict[str, list[float]], tolerances: Sequence[float]) -> None:
     """Raises unless all begin with the same loss, and their first step leads to the same."""
     for name, found in losses.items():
-        for index, tolerance in ((0, TOLERANCE), (1, LATER_TOLERANCE)):
+        for index, tolerance in enumerate(tolerances):
             ours = losses[OURS][index]
             if abs(found[index] / ours - 1) > tolerance:
                 raise RuntimeError(
@@ -153,6 +158,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--style-size", type=int, default=384, help="long side of the painting, in pixels")
     add("--size", type=int, default=256, help="side of the photos, in pixels")
     add("--batch", type=int, default=4, help="photos in a step")
+    add("--dtype", default="float32", choices=sorted(TOLERANCES), help="of all convolutions")
     add("--repeat", type=int, default=4, help="turns of each program")
     add("--steps", type=int, default=4, help="in a turn, of which the first is not counted")
     add("--output", type=Path, default=ROOT / "benchmarks" / "results")
@@ -166,6 +172,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main() -> None:
     memory.keep()  # As the modes that train do.
     arguments = parse(sys.argv[1:])
+    if arguments.dtype == "bfloat16":
+        convolution.use_matrix_units()
     where = report.machine(arguments.torch_python)
     with tempfile.TemporaryDirectory() as folder:
         part = measure(arguments, Path(folder))

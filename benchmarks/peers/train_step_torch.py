@@ -47,11 +47,19 @@ class Trainer:
             found = self.features(painting, STYLE_LAYERS)
             self.style = {layer: grams(found[layer]) for layer in STYLE_LAYERS}
 
+    def autocast(self):
+        """bfloat16 within networks alone, if at all: losses are float32, as ours."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.arguments.dtype == "bfloat16")
+
     def features(self, images, layers):
-        return self.vgg(255 * images - self.mean, layers)
+        with self.autocast():
+            found = self.vgg(255 * images - self.mean, layers)
+        return {layer: values.float() for layer, values in found.items()}
 
     def loss(self, photos):
-        pictures = self.network(photos)
+        with self.autocast():
+            pictures = self.network(photos)
+        pictures = pictures.float()
         with torch.no_grad():
             content = self.features(photos, (CONTENT_LAYER,))[CONTENT_LAYER]
         found = self.features(pictures, STYLE_LAYERS)
@@ -77,6 +85,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("vgg", "network", "photos", "painting"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--content-weight", type=float, default=1.0)
     parser.add_argument("--style-weight", type=float, default=5.0)
