@@ -53,6 +53,24 @@ def is_folder(name: str) -> bool:
     return name != PIPE and Path(name).expanduser().is_dir()
 
 
+def pictures_in(folder: Path, *, besides: Path) -> list[Path]:
+    """The picture files of a folder and those within it, but for what an earlier run has written.
+
+    Raises:
+      UserError: there are none.
+    """
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path.suffix.lower() in resources.PICTURE_SUFFIXES
+        and besides.resolve() not in (path.resolve(), *path.resolve().parents)
+    )
+    if not files:
+        raise UserError(f"there is no picture in {folder}")
+    return files
+
+
 def read(name: str) -> Picture:
     """The picture in a file, behind the name of an example, or on standard input.
 
@@ -113,14 +131,19 @@ def _one(work: Work, source: str, output: str | None) -> int:
     if results is None:
         print("interrupted", file=sys.stderr)
         return interrupts.exit_code
-    _write(output, results[0], work.settings)
+    write(output, results[0], work.settings)
     height, width = results[0].rgb.shape[:2]
     message = f"{output}: {width}x{height}, {time.monotonic() - began:.1f} s"
     print(message, file=sys.stderr if output == PIPE else sys.stdout)
     return 0
 
 
-def _write(output: str, picture: Picture, settings: dict[str, Any]) -> None:
+def write(output: str, picture: Picture, settings: dict[str, Any]) -> None:
+    """To a file, or as PNG to standard output.
+
+    Raises:
+      UserError: as `images.write`.
+    """
     if output != PIPE:
         images.write(output, picture.rgb, alpha=picture.alpha, settings=settings)
         return
@@ -139,16 +162,7 @@ def _folder(work: Work, source: str, output: str | None) -> int:
     target = Path(output).expanduser()
     if target.resolve() == folder.resolve():
         raise UserError(f"--output={output} is --input: give another folder, nothing is replaced")
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and path.suffix.lower() in resources.PICTURE_SUFFIXES
-        # What an earlier run has written is not done again.
-        and target.resolve() not in path.resolve().parents
-    )
-    if not files:
-        raise UserError(f"there is no picture in {folder}")
+    files = pictures_in(folder, besides=target)
     images.check_writable(target / "picture.png")
     failed: list[str] = []
     done = 0
@@ -166,7 +180,7 @@ def _folder(work: Work, source: str, output: str | None) -> int:
                     taken = path.with_suffix(".png") in files
                     place = place.with_suffix(f"{path.suffix}.png" if taken else ".png")
                 try:
-                    _write(str(place), result, work.settings)
+                    write(str(place), result, work.settings)
                     done += 1
                 except UserError as error:
                     failed.append(str(error))

@@ -7,6 +7,7 @@ shipped are shown by --list, and on your own photo by --sheet.
 import dataclasses
 import functools
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,9 @@ def define_flags(define: flags.Flags) -> None:
     )
     define.group("What else")
     define.switch("list", False, "Show the shipped styles, and do nothing else.")
-    define.switch("sheet", False, "Write one picture with the photo in every style.")
+    define.switch(
+        "sheet", False, "Write one picture with the photo, or all of a folder, in every style."
+    )
     define.integer(
         "tile_size",
         1024,
@@ -272,32 +275,52 @@ def _finished(
 
 
 def _write_sheet(values: Any, trained: TrainedNetwork, look: _Look) -> int:
-    """The photo in every style of the network, beside its paintings."""
-    output = values.output or f"{Path(values.input).stem}-sheet.png"
-    images.check_writable(output)
-    if picture_run.is_folder(values.input):
-        raise UserError("--sheet takes one photo, not a folder")
-    picture = picture_run.read(values.input).rgb
+    """Photos in every style of the network: one in a block with captions, several in rows."""
+    source = values.input
+    name = Path(source).expanduser().resolve().name if source != picture_run.PIPE else ""
+    output = values.output or (f"{Path(name).stem}-sheet.png" if name else picture_run.PIPE)
+    if output != picture_run.PIPE:
+        images.check_writable(output)
+    several = picture_run.is_folder(source)
+    sources = [source]
+    if several:
+        folder = Path(source).expanduser()
+        sources = [str(path) for path in picture_run.pictures_in(folder, besides=Path(output))]
     side = values.image_size or _SHEET_SIDE
-    photo = images.fit(picture, side)
-    cells, labels = [photo], ["photo"]
-    bar = console.ProgressBar(len(trained.styles))
+    labels = ["photo", *trained.styles]
+    rows_of_styles = np.eye(len(trained.styles), dtype=np.float32)
+    rows: list[list[np.ndarray]] = []
+    bar = console.ProgressBar(len(sources) * len(trained.styles))
     with console.interruptible() as interrupts:
-        rows_of_styles = np.eye(len(trained.styles), dtype=np.float32)
-        for row, name in zip(rows_of_styles, trained.styles, strict=True):
-            one = dataclasses.replace(look, weights=[row], masks=[])
-            result = _stylized(values, trained, one, photo, interrupts)
-            if result is None:
-                raise KeyboardInterrupt
-            cells.append(result)
-            labels.append(name)
-            bar.update(1, name, {})
+        for each in sources:
+            photo = images.fit(picture_run.read(each).rgb, side)
+            rows.append([photo])
+            for weights, style in zip(rows_of_styles, trained.styles, strict=True):
+                one = dataclasses.replace(look, weights=[weights], masks=[])
+                result = _stylized(values, trained, one, photo, interrupts)
+                if result is None:
+                    bar.close()
+                    print("interrupted", file=sys.stderr)
+                    return interrupts.exit_code
+                rows[-1].append(result)
+                bar.update(1, style, {})
     bar.close()
+    if several:
+        drawn = sheets.sheet(rows, column_labels=[label.replace("_", " ") for label in labels])
+    else:
+        drawn = _block(rows[0], labels)
+    picture_run.write(output, images.Picture(drawn, None), _settings(values, trained))
+    told = sys.stderr if output == picture_run.PIPE else sys.stdout
+    print(f"{output}: {len(trained.styles)} styles", file=told)
+    return 0
+
+
+def _block(cells: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
+    """About as many columns as rows, with the fewest empty cells."""
     root = math.ceil(math.sqrt(len(cells)))
     columns = min((root, root + 1), key=lambda columns: -len(cells) % columns)
-    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    captions = [labels[start : start + columns] for start in range(0, len(cells), columns)]
-    picture_sheet = sheets.sheet(rows, captions=captions)
-    images.write(output, picture_sheet, settings=_settings(values, trained))
-    print(f"{output}: {len(trained.styles)} styles")
-    return 0
+    starts = range(0, len(cells), columns)
+    return sheets.sheet(
+        [cells[start : start + columns] for start in starts],
+        captions=[labels[start : start + columns] for start in starts],
+    )

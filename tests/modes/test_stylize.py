@@ -4,6 +4,7 @@ The network is a tiny one with random weights: what is looked at is what happens
 """
 
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,15 @@ class TestStyles:
         assert width > 2 * 64
         assert height > 2 * 40
 
+    def test_sheet_has_a_row_for_each_photo_of_a_folder(self) -> None:
+        Path("photos").mkdir()
+        for name in ("a.png", "b.png", "c.png"):
+            shutil.copy("photo.png", f"photos/{name}")
+        assert run("--input=photos", "--sheet", "--image_size=64") == 0
+        height, width = images.read("photos-sheet.png").shape[:2]
+        assert 3 * 64 < width < 4 * 64  # The photo and two styles.
+        assert 3 * 40 < height < 4 * 48
+
 
 class TestLook:
     def test_strength_blends_towards_the_photo(self, trained: network_files.TrainedNetwork) -> None:
@@ -197,7 +207,7 @@ class TestFolders:
             Image.fromarray((PHOTO * 255).astype(np.uint8)).save(path)
         (tmp_path / "in" / "bad.jpg").write_bytes(b"not a picture")
         (tmp_path / "in" / "notes.txt").write_text("not a picture either")
-        assert run("--input=in", "--output=out", "--batch_size=2") == 0
+        assert run("--input=in", "--output=out", "--batch_size=2") == 1
         found = sorted(str(path.relative_to("out")) for path in Path("out").rglob("*.*"))
         assert found == ["a.png", "b.jpg", "deep/c.png", "deep/d.png"]
         captured = capsys.readouterr()
@@ -253,6 +263,20 @@ class TestOutput:
         with Image.open(io.BytesIO(finished.stdout)) as picture:
             found = np.asarray(picture, np.float32) / np.float32(255)
         assert_alike(found, expected(trained, 0, 1))
+
+    def test_a_sheet_goes_through_pipes(self) -> None:
+        finished = subprocess.run(
+            [
+                *(sys.executable, str(PROGRAM), "--mode=stylize", "--input=-", "--sheet"),
+                *("--network=net.safetensors", "--image_size=64"),
+            ],
+            input=Path("photo.png").read_bytes(),
+            capture_output=True,
+            check=True,
+        )
+        with Image.open(io.BytesIO(finished.stdout)) as picture:
+            assert picture.format == "PNG"
+            assert picture.width > 2 * 64
 
     def test_a_photo_that_cannot_be_read_writes_nothing(self, capsys: Captured) -> None:
         Path("bad.png").write_bytes(b"not a picture")

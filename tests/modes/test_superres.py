@@ -165,7 +165,7 @@ class TestFolders:
     def test_keep_their_subfolders_and_leave_out_what_cannot_be_done(
         self, batch_size: int, capsys: Captured
     ) -> None:
-        assert run("--input=in", "--output=out", f"--batch_size={batch_size}") == 0
+        assert run("--input=in", "--output=out", f"--batch_size={batch_size}") == 1
         found = sorted(path for path in Path("out").rglob("*") if path.is_file())
         assert found == [Path("out/a.png"), Path("out/b.png"), Path("out/deep/c.jpg")]
         for name in ("a.png", "b.png"):
@@ -192,7 +192,7 @@ class TestFolders:
     ) -> None:
         monkeypatch.setattr(images, "MAX_PIXELS", 16 * 11 * 23)
         assert run("--input=in/deep", "--output=out") == 0
-        assert run("--input=in", "--output=out") == 0
+        assert run("--input=in", "--output=out") == 1
         assert f"left out: {Path('in/a.png')}: the result would have 92x68 pixels" in (
             capsys.readouterr().err
         )
