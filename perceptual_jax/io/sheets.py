@@ -17,7 +17,7 @@ def sheet(
     column_labels: Sequence[str] = (),
     captions: Sequence[Sequence[str]] = (),
 ) -> np.ndarray:
-    """A labelled grid on white.
+    """A labelled grid on white, columns as wide as the widest picture, rows as high as theirs.
 
     Args:
       rows: pictures `(H, W, 3)` in [0, 1] of any sizes, or None for an empty cell.
@@ -29,9 +29,9 @@ def sheet(
       `(H, W, 3)` float32 in [0, 1].
     """
     cells = [cell for row in rows for cell in row if cell is not None]
-    height = max(cell.shape[0] for cell in cells)
     width = max(cell.shape[1] for cell in cells)
-    font = ImageFont.load_default(size=max(11, min(height, width) // 11))
+    heights = [max((cell.shape[0] for cell in row if cell is not None), default=0) for row in rows]
+    font = ImageFont.load_default(size=max(11, min(*heights, width) // 11))
     columns = max(len(row) for row in rows)
 
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
@@ -44,7 +44,7 @@ def sheet(
     below = extent([text for row in captions for text in row], 1)
     size = (
         left + columns * (width + _GAP) + _GAP,
-        top + len(rows) * (height + below + _GAP) + _GAP,
+        top + sum(height + below + _GAP for height in heights) + _GAP,
     )
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
@@ -53,8 +53,8 @@ def sheet(
         draw.multiline_text(
             (middle, top // 2), label, fill="black", font=font, anchor="mm", align="center"
         )
-    for index, row in enumerate(rows):
-        y = top + _GAP + index * (height + below + _GAP)
+    y = top + _GAP
+    for index, (row, height) in enumerate(zip(rows, heights, strict=True)):
         if row_labels:
             draw.multiline_text(
                 (_GAP, y + height // 2), row_labels[index], fill="black", font=font, anchor="lm"
@@ -68,4 +68,5 @@ def sheet(
                 if captions:
                     middle = (x + width // 2, y + height + below // 2)
                     draw.text(middle, captions[index][column], fill="black", font=font, anchor="mm")
+        y += height + below + _GAP
     return np.asarray(canvas, np.float32) / np.float32(255)

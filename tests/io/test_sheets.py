@@ -38,3 +38,10 @@ def test_labels_take_room_beside_the_pictures_and_never_cover_them() -> None:
     grey = np.abs(labelled[..., 0] - 128 / 255) < 1e-6
     assert grey.sum() >= 2 * 40 * 40
     assert (labelled.min(axis=-1) < 0.3).any()  # ink
+
+
+def test_rows_are_as_high_as_their_pictures() -> None:
+    rows = [[flat(60, 20, 0.5)], [flat(10, 20, 0.2)]]
+    height = sheets.sheet(rows).shape[0]
+    assert height == sheets.sheet(rows[::-1]).shape[0]
+    assert 60 + 10 < height < 60 + 60
