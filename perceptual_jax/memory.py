@@ -15,7 +15,7 @@ from perceptual_jax.objective import Objective
 # Of the activations' bytes: what is live at once in value and gradient.  The activations are kept
 # for the gradient, and besides these stand a cotangent and what the widest layer needs for both
 # directions.  From XLA's own account, `memory_analysis()`, on jax 0.10 and 0.12; a test compares.
-_LIVE = {"avg": 1.6, "max": 2.05}
+_LIVE = 1.6
 
 # Of what L-BFGS remembers: XLA before jax 0.11 copies it in every iteration, in part to where
 # nothing else is then.
@@ -51,7 +51,7 @@ def synthesis_bytes(
         if name.startswith("conv")
     )
     bytes_per_value = 2 if objective.dtype == "bfloat16" else 4
-    activations = _LIVE[objective.pooling] * positions * bytes_per_value * height * width
+    activations = _LIVE * positions * bytes_per_value * height * width
     # Steps and changes of gradient, and some ten arrays more.
     pixels = 4 * 3 * height * width * (_RINGS * 2 * memory + 10)
     weights = sum(4 * array.size for array in jax.tree.leaves(params))
