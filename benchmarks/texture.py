@@ -11,9 +11,10 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import trained
 
 from perceptual_jax import degradation, metrics, networks, super_resolution
-from perceptual_jax.io import images, network_files, resources
+from perceptual_jax.io import images, network_files
 
 # Cycles per 32 pixels of the stripes, which the loss at relu2_2 brings: 0.31 to 0.44 per pixel.
 _WINDOW, _STRIPES = 32, slice(10, 14)
@@ -67,15 +68,17 @@ def slope(luma: np.ndarray, truth: np.ndarray) -> float:
     return float(ours[edges].mean() / theirs[edges].mean())
 
 
-def measure(photo: np.ndarray, trained: network_files.TrainedNetwork | None, factor: int) -> list:
+def measure(
+    photo: np.ndarray, found: network_files.TrainedNetwork | None, factor: int
+) -> list[float]:
     """The four numbers for one photo of 8 bits, enlarged by a network, or by bicubic."""
     small = degradation.degrade(photo, factor) / np.float32(255)
-    if trained is None:
+    if found is None:
         large = networks.enlarge(jnp.asarray(small[None]), factor)[0]
     else:
-        large = super_resolution.enlarge_batch(
-            trained.variables, small[None], network=trained.network
-        )[0]
+        large = super_resolution.enlarge_batch(found.variables, small[None], network=found.network)[
+            0
+        ]
     luma, truth = (
         np.asarray(metrics.luma(image))[..., 0] for image in (large, photo / np.float32(255))
     )
@@ -94,15 +97,14 @@ def main() -> None:
     parser.add_argument("--factor", type=int, default=4, choices=networks.FACTORS)
     arguments = parser.parse_args()
     photos = []
-    for path in sorted(arguments.data.iterdir()):
-        if path.suffix.lower() in resources.PICTURE_SUFFIXES:
-            picture = images.read(path)
-            height, width = (side // 8 * 8 for side in picture.shape[:2])
-            photos.append(images.eight_bits(picture[:height, :width]))
+    for path in trained.photos_in(arguments.data):
+        picture = images.read(path)
+        height, width = (side // 8 * 8 for side in picture.shape[:2])
+        photos.append(images.eight_bits(picture[:height, :width]))
     print("| | sharpness | grid | stripes | slope |\n|---|---|---|---|---|")
     for name in ["bicubic", *arguments.network.split(",")]:
-        trained = None if name == "bicubic" else network_files.load_superres(name, arguments.factor)
-        means = np.mean([measure(photo, trained, arguments.factor) for photo in photos], axis=0)
+        found = None if name == "bicubic" else network_files.load_superres(name, arguments.factor)
+        means = np.mean([measure(photo, found, arguments.factor) for photo in photos], axis=0)
         print(f"| {name} | {means[0]:.0%} | {means[1]:.2f} | {means[2]:.2f} | {means[3]:.2f} |")
 
 
