@@ -1,16 +1,20 @@
 """How fast the forms in `perceptual_jax.convolution` are, beside the plain ones.
 
     python benchmarks/convolution.py
+    python benchmarks/convolution.py --dtype=bfloat16
 
 What XLA computes fast changes with its version: a form stays as long as it wins, or does no harm,
-on the oldest and on the newest supported jax.  Takes about half a minute.
+on the oldest and on the newest supported jax.  With bfloat16 the forms are in bfloat16, with the
+processor's matrix units if it has some, and the plain ones stay in float32.  Takes about half a
+minute.
 """
 
+import argparse
 import functools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,80 +83,85 @@ def in_loop(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return steps
 
 
-def ours(images: jax.Array, kernel: jax.Array) -> jax.Array:
-    return convolution.convolve(images, kernel)
+def line(
+    form: str,
+    before: Callable[..., Any],
+    after: Callable[..., Any],
+    *arguments: jax.Array,
+    dtype: str,
+) -> None:
+    """Prints the plain form of float32 beside ours of `dtype`, of the same numbers."""
+    plainly = milliseconds(before, *arguments)
+    here = milliseconds(after, *(array.astype(dtype) for array in arguments))
+    print(f"| {form} | {plainly:.1f} | {here:.1f} | {plainly / here:.2f} |", flush=True)
 
 
-def ours_constant(images: jax.Array, kernel: convolution.Constant) -> jax.Array:
-    return convolution.constant_convolve(images, kernel)
-
-
-def line(form: str, before: float, after: float) -> None:
-    print(f"| {form} | {before:.1f} | {after:.1f} | {before / after:.2f} |", flush=True)
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of our forms")
+    add(
+        "--matrix-units",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="those of the processor, for bfloat16, where it has some",
+    )
+    return parser.parse_args(argv)
 
 
 def main() -> None:
-    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores\n")
-    print("| form, float32, ms | plain | here | times faster |\n|---|---|---|---|")
+    arguments = parse(sys.argv[1:])
+    dtype = arguments.dtype
+    wanted = dtype == "bfloat16" and arguments.matrix_units
+    units = "with" if wanted and convolution.use_matrix_units() else "without"
+    device = jax.devices()[0].device_kind
+    print(f"jax {jax.__version__}, {device}, {os.cpu_count()} cores, {units} matrix units\n")
+    print(f"| form, ms | plain, float32 | here, {dtype} | times faster |\n|---|---|---|---|")
+    compare = functools.partial(line, dtype=dtype)
     for side, channels in ((256, 64), (128, 128), (32, 512)):
         keys = jax.random.split(jax.random.key(0))
         images = jax.random.normal(keys[0], (1, side, side, channels))
         kernel = jax.random.normal(keys[1], (3, 3, channels, channels)) / (3 * channels**0.5)
-        constant = convolution.constant(kernel)
+        constant = convolution.constant(kernel, dtype=dtype)
+
+        def with_constant(images: jax.Array, _: Any, constant: Any = constant) -> jax.Array:
+            return convolution.constant_convolve(images, constant)
+
         what = f"3x3, {channels} channels at {side}x{side}"
-        line(
-            f"{what}: forward",
-            milliseconds(plain, images, kernel),
-            milliseconds(ours, images, kernel),
-        )
-        line(
-            f"{what}: image gradient",
-            milliseconds(image_gradient(plain), images, kernel),
-            milliseconds(image_gradient(ours), images, kernel),
-        )
-        in_plain_loop = milliseconds(in_loop(plain), images, kernel)
-        in_our_loop = milliseconds(in_loop(ours), images, kernel)
-        in_constant_loop = milliseconds(in_loop(ours_constant), images, constant)
-        line(f"{what}: {ITERATIONS} image gradients in a loop", in_plain_loop, in_our_loop)
-        line(f"{what}: the same, kernel constant", in_plain_loop, in_constant_loop)
+        both = (images, kernel)
+        compare(f"{what}: forward", plain, convolution.convolve, *both)
+        compare(f"{what}: forward, kernel constant", plain, with_constant, *both)
+        gradients = image_gradient(plain), image_gradient(convolution.convolve)
+        compare(f"{what}: image gradient", *gradients, *both)
+        gradients = kernel_gradient(plain), kernel_gradient(convolution.convolve)
+        compare(f"{what}: kernel gradient", *gradients, *both)
+        loops = in_loop(plain), in_loop(convolution.convolve)
+        compare(f"{what}: {ITERATIONS} image gradients in a loop", *loops, *both)
+        loops = in_loop(plain), in_loop(with_constant)
+        compare(f"{what}: the same, kernel constant", *loops, *both)
     valid: dict[str, Any] = {"padding": "VALID"}
+    forms = functools.partial(plain, **valid), functools.partial(convolution.convolve, **valid)
     for inputs, outputs in ((3, 32), (32, 3), (64, 3)):
         keys = jax.random.split(jax.random.key(0))
         images = jax.random.normal(keys[0], (1, 520, 520, inputs))
         kernel = jax.random.normal(keys[1], (9, 9, inputs, outputs)) / (9 * inputs**0.5)
-        line(
-            f"9x9, {inputs} to {outputs} channels at 512x512, unpadded: forward",
-            milliseconds(functools.partial(plain, **valid), images, kernel),
-            milliseconds(functools.partial(convolution.convolve, **valid), images, kernel),
-        )
-        line(
-            f"9x9, {inputs} to {outputs} channels at 512x512, unpadded: kernel gradient",
-            milliseconds(kernel_gradient(functools.partial(plain, **valid)), images, kernel),
-            milliseconds(
-                kernel_gradient(functools.partial(convolution.convolve, **valid)), images, kernel
-            ),
-        )
+        what = f"9x9, {inputs} to {outputs} channels at 512x512, unpadded"
+        compare(f"{what}: forward", *forms, images, kernel)
+        gradients = kernel_gradient(forms[0]), kernel_gradient(forms[1])
+        compare(f"{what}: kernel gradient", *gradients, images, kernel)
     for side, channels, margin in ((256, 32, 4), (256, 32, 1), (64, 128, 1)):
         images = jax.random.normal(jax.random.key(0), (1, side, side, channels))
-        line(
+        compare(
             f"reflection of {margin}, {channels} channels at {side}x{side}: gradient",
-            milliseconds(image_gradient(functools.partial(mirrored, margin=margin)), images),
-            milliseconds(
-                image_gradient(lambda x, margin=margin: convolution.reflect_pad(x, margin)), images
-            ),
+            image_gradient(functools.partial(mirrored, margin=margin)),
+            image_gradient(lambda x, margin=margin: convolution.reflect_pad(x, margin)),
+            images,
         )
     images = jax.nn.relu(jax.random.normal(jax.random.key(0), (1, 256, 256, 64)))
     what = "2x2 max pooling, 64 channels at 256x256"
-    line(
-        f"{what}: forward",
-        milliseconds(reduce_window_max, images),
-        milliseconds(convolution.max_pool, images),
-    )
-    line(
-        f"{what}: gradient",
-        milliseconds(image_gradient(reduce_window_max), images),
-        milliseconds(image_gradient(convolution.max_pool), images),
-    )
+    compare(f"{what}: forward", reduce_window_max, convolution.max_pool, images)
+    gradients = image_gradient(reduce_window_max), image_gradient(convolution.max_pool)
+    compare(f"{what}: gradient", *gradients, images)
 
 
 if __name__ == "__main__":

@@ -68,14 +68,14 @@ class Judge:
         return float(self._total(self.params, image, targets))
 
     def optimised(
-        self, photo: np.ndarray, targets: Targets, iterations: int, optimizer: Optimizer
+        self, image: np.ndarray, targets: Targets, iterations: int, optimizer: Optimizer
     ) -> list[float]:
-        """The objective of the best picture after 0, 1, ... iterations from the photo."""
+        """The objective of the best picture after 0, 1, ... iterations from an image."""
         held = dataclasses.replace(self.aim, range_weight=max(self.aim.range_weight, RANGE_WEIGHT))
         reports = synthesis.run(
             held,
             self.params,
-            photo[None],
+            image[None],
             targets,
             steps=iterations,
             optimizer=optimizer,
@@ -98,7 +98,9 @@ def compare(
         for path in photos:
             photo = trained.square(path, arguments.size)
             targets = judge.with_photo(style_targets, photo)
-            curve = judge.optimised(photo, targets, arguments.iterations, optimizer)
+            noise = synthesis.white_noise(photo.shape, seed=0)
+            start = noise if arguments.init == "noise" else photo
+            curve = judge.optimised(start, targets, arguments.iterations, optimizer)
             curves[style][path.name] = curve
             for subject in subjects:
                 reached = judge.objective_of(subject.stylize(photo, style), targets)
@@ -240,6 +242,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--size", type=int, default=256, help="side of the square pictures, in pixels")
     add("--network", default="styles", help="files, or names of shipped networks, with commas")
     add("--iterations", type=int, default=100, help="of the optimiser")
+    add("--init", choices=("content", "noise"), default="content", help="of the optimiser")
     add("--preconditioned", action="store_true", help="the optimiser as --mode=gatys has it")
     add("--limit", type=int, default=None, help="take only so many photos, the first by name")
     add("--output", type=Path, default=ROOT / "benchmarks" / "results")
@@ -264,7 +267,7 @@ def main() -> None:
         sys.exit(f"there are no photos in {arguments.photos}")
 
     lines, curves = compare(subjects, styles, photos, arguments)
-    folder = arguments.output / f"loss-against-time-{arguments.size}"
+    folder = arguments.output / f"loss-against-time-{arguments.size}-{arguments.init}"
     head = (
         f"{len(photos)} photos of {arguments.size}x{arguments.size} pixels; objectives are means "
         "over them."

@@ -19,7 +19,7 @@ import numpy as np
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # XLA's own convolutions in bfloat16 take as long as those in float32; oneDNN, which jaxlib brings,
-# has some that use AMX, the matrix units of Intel's Xeons from 2023 on, and are 5 to 10 times
+# has some that use AMX, the matrix units of Intel's Xeons from 2023 on, and are 3 to 9 times
 # faster. jax 0.10 has the option too, and does nothing with it; a version that has no such option
 # would end the program.
 _ONEDNN = "--xla_cpu_experimental_onednn_custom_call=true"

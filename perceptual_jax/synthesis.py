@@ -284,6 +284,16 @@ def run(
         evaluations = min(pace, MAX_PER_DISPATCH, steps + 1 - done)
 
 
+def white_noise(shape: Sequence[int], seed: int) -> np.ndarray:
+    """Grey with a little noise, to start from: float32 of a shape, mean 0.5, deviation 0.1.
+
+    VGG makes the same of it as of noise of full contrast, and it is inside [0, 1], where it can be
+    written as a picture.
+    """
+    noise = np.random.default_rng(seed).normal(0.5, 0.1, shape)
+    return np.clip(noise, 0.0, 1.0).astype(np.float32)
+
+
 def prepared(params: vgg.Params, objective: Objective) -> vgg.Params:
     """For this objective, on the device, where every dispatch finds them; see `vgg.constant`.
 

@@ -377,6 +377,21 @@ class TestResize:
 
 
 @pytest.mark.usefixtures("optaxs_promotion")
+class TestWhiteNoise:
+    def test_is_grey_with_a_little_noise_inside_the_range_of_pixels(self) -> None:
+        noise = synthesis.white_noise((64, 96, 3), seed=0)
+        assert noise.shape == (64, 96, 3)
+        assert noise.dtype == np.float32
+        assert noise.min() >= 0
+        assert noise.max() <= 1
+        np.testing.assert_allclose([noise.mean(), noise.std()], [0.5, 0.1], atol=0.002)
+
+    def test_is_made_by_its_seed(self) -> None:
+        first, again, other = (synthesis.white_noise((4, 5, 3), seed) for seed in (1, 1, 2))
+        np.testing.assert_array_equal(first, again)
+        assert not np.array_equal(first, other)
+
+
 class TestTransfer:
     """With Adam, whose first step is known, and which compiles faster."""
 

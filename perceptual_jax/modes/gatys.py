@@ -231,10 +231,7 @@ def _initial(values: Any, coarsest: tuple[int, int]) -> np.ndarray | None:
     if values.init == "content":
         return None
     if values.init == "noise":
-        # Grey with a little noise: the same network output as from noise of full contrast, and
-        # inside [0, 1], where it can be written as a picture.
-        noise = np.random.default_rng(values.seed).normal(0.5, 0.1, (*coarsest, 3))
-        return np.clip(noise, 0.0, 1.0).astype(np.float32)
+        return synthesis.white_noise((*coarsest, 3), values.seed)
     return images.read(resources.picture(values.init, "content"))
 
 

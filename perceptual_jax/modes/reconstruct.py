@@ -115,7 +115,6 @@ def main(values: Any) -> int:
     term_weights["range"] = np.full(count, objective.GATYS.range_weight)
     compute_targets = jax.jit(functools.partial(objective.targets, figure.objective))
     targets = compute_targets(params, content=photo, styles=[painting])
-    noise = np.random.default_rng(values.seed).normal(0.5, 0.1, (count, *size, 3))
 
     bar = console.ProgressBar(values.steps + 1)
     best = None
@@ -123,7 +122,7 @@ def main(values: Any) -> int:
         for report in synthesis.run(
             figure.objective,
             params,
-            np.clip(noise, 0.0, 1.0).astype(np.float32),
+            synthesis.white_noise((count, *size, 3), values.seed),
             targets,
             steps=values.steps,
             optimizer=optimizer,
