@@ -18,8 +18,8 @@ from perceptual_jax.networks import StyleNetwork
 from perceptual_jax.tiling import Span, Tile
 
 # Statistics of a large picture are taken from this many windows along each axis, of this side at
-# most. In 1.5 megapixels, which they cover, a pixel then differs from the untiled by 0.7 levels of
-# 8 bits on average and by 4 at most: what the windows' borders do.
+# most. In 1.5 megapixels, which they cover, a pixel then differs from the untiled by a level of 8
+# bits on average (docs/style.md has the program): what the windows' borders do.
 _WINDOWS, _WINDOW_SIDE = 3, 512
 
 # Positions of the network's middle are 4 pixels apart: tiles start on one of them.
