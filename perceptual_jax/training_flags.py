@@ -64,7 +64,8 @@ def define(
         "batch_size",
         None,
         "Photos per step, over all devices of all processes. If not given: "
-        f"{accelerator.batch_size}, on a CPU {cpu.batch_size}.",
+        f"{accelerator.batch_size}, on a CPU {cpu.batch_size}; with several devices, and parts of "
+        "a batch, the next multiple.",
         least=1,
     )
     flags.group("Training")
@@ -120,9 +121,11 @@ def define_folder(flags: Flags) -> None:
 
 def settings_of(values: Any, amounts: Amounts) -> dict[str, Any]:
     """What the flags of `define` say, with what follows from the device where they are silent."""
+    here = amounts.here()
+    parts = jax.device_count() * values.accumulate
+    shared = dataclasses.replace(here, batch_size=parts * -(-here.batch_size // parts))
     chosen = {
-        name: getattr(values, name) or amount
-        for name, amount in dataclasses.asdict(amounts.here()).items()
+        name: getattr(values, name) or amount for name, amount in dataclasses.asdict(shared).items()
     }
     names = (
         "data",

@@ -77,7 +77,8 @@ def check_settings(workdir: str, settings: Mapping[str, Any]) -> None:
 
     if not _in_any_process((epath.Path(workdir).expanduser() / "checkpoints").exists()):
         return
-    with Checkpoints(workdir) as checkpoints:
+    # Nothing may be cleared away: the run may be going on in another terminal.
+    with Checkpoints(workdir, only_read=True) as checkpoints:
         before = checkpoints.settings() or {}
     now = json.loads(json.dumps(settings))
     changed = [name for name in now if name in before and before[name] != now[name]]

@@ -45,8 +45,20 @@ class TestSettings:
         self, backend: str, expected: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        monkeypatch.setattr(jax, "device_count", lambda: 1)
         settings = training_flags.settings_of(values_of(), AMOUNTS)
         assert tuple(settings[x] for x in ("image_size", "batch_size", "steps")) == expected
+
+    @pytest.mark.parametrize(
+        ("devices", "accumulate", "expected"), [(1, 1, 4), (3, 1, 6), (8, 1, 8), (2, 8, 16)]
+    )
+    def test_a_batch_that_is_left_open_fills_all_devices_evenly(
+        self, devices: int, accumulate: int, expected: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+        monkeypatch.setattr(jax, "device_count", lambda: devices)
+        settings = training_flags.settings_of(values_of(f"--accumulate={accumulate}"), AMOUNTS)
+        assert settings["batch_size"] == expected
 
     @pytest.mark.parametrize("backend", ["cpu", "gpu"])
     def test_what_is_given_stays(self, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:

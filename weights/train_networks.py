@@ -11,6 +11,7 @@ than from many pixels.  The finished networks are put into `weights/networks/`.
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -94,6 +95,8 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/shipped"))
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     arguments = parser.parse_args()
+    # Else what trains would go on alone.
+    signal.signal(signal.SIGTERM, _stop)
 
     todo = phases(accelerator=_has_accelerator())
     steps = _plan(todo, arguments)
@@ -108,7 +111,7 @@ def main() -> None:
             *([f"--network={start}"] if phase.after else []),
         )
         if _steps_done(folder) < steps[phase.name]:
-            raise SystemExit("stopped early: the same command goes on from there")
+            _stop()
         if phase.ships:
             target = HERE / "networks" / f"{phase.ships}.safetensors"
             shutil.copyfile(folder / "network.safetensors", target)
@@ -159,6 +162,10 @@ def _steps_done(folder: Path) -> int:
     return int(json.loads(lines[-1])["step"])
 
 
+def _stop(*_: object) -> None:
+    raise SystemExit("stopped: the same command goes on from there")
+
+
 def _train(mode: str, flags: Flags, *more: str) -> None:
     command = [sys.executable, str(HERE.parent / "run.py"), f"--mode={mode}"]
     command += [f"--{name}={value}" for name, value in flags.items()]
@@ -167,6 +174,10 @@ def _train(mode: str, flags: Flags, *more: str) -> None:
             code = process.wait()
         except KeyboardInterrupt:
             # It has been told as well, and saves first.
+            process.wait()
+            raise
+        except SystemExit:
+            process.terminate()
             process.wait()
             raise
     if code:

@@ -24,7 +24,8 @@ _logger = logging.getLogger(__name__)
 class Restored(NamedTuple):
     """A checkpoint that was read, and is as it was saved.
 
-    `position` is the one that this process gave; it and `settings` went through JSON.
+    `position` is the one that this process gave, or that all gave if they were another number; it
+    and `settings` went through JSON.
     """
 
     step: int
@@ -38,17 +39,20 @@ class Checkpoints:
 
     With several processes, each calls every method in the same order, sees the same folder, and
     holds the whole of each leaf.  What an interrupted write left behind is removed, so no other
-    program may be writing.
+    program may be writing, unless it is opened to be read alone.
 
     Args:
       folder: the run folder, on a disk or in a bucket (`gs://...`).
       keep: how many checkpoints stay, the newest.
+      only_read: nothing will be saved, and what another program is writing is left alone.
 
     Raises:
       UserError: the folder cannot be read or written.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 3) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *, keep: int = 3, only_read: bool = False
+    ) -> None:
         # Only here: importing Orbax takes seconds, which every start of the program would pay.
         from etils import epath
         from orbax.checkpoint import v1 as ocp
@@ -66,7 +70,7 @@ class Checkpoints:
                 # The trainer decides when, and `save` insists; by itself Orbax would delete none.
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
                 preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not only_read,
             )
         except Exception as error:  # It looks at all that is there, damaged or not.
             raise UserError(
@@ -134,7 +138,7 @@ class Checkpoints:
 
         Raises:
           UserError: all are damaged; or the state has other leaves than the one that was saved; or
-            the run had another number of processes.
+            the run had another number of processes, which were not at the same position.
         """
         self.wait()
         expected = _by_name(abstract_state)
@@ -159,7 +163,8 @@ class Checkpoints:
                 self._held = step
                 placed = [_placed(leaves[name], like) for name, like in expected.items()]
                 state = jax.tree.unflatten(jax.tree.structure(abstract_state), placed)
-                position = contents["positions"][jax.process_index()]
+                positions = contents["positions"]
+                position = positions[jax.process_index() % len(positions)]
                 return Restored(step, state, position, contents["settings"])
             _logger.warning("checkpoint %d in %s is damaged: %s", step, self._folder, reasons[0])
             self._damaged.append(step)
@@ -217,9 +222,10 @@ class Checkpoints:
     ) -> None:
         """An intact checkpoint of another run is no reason to go back to the one before."""
         where = f"checkpoint {step} in {self._folder}"
-        count = len(contents["positions"])
-        if count != jax.process_count():
-            # Each of them read its own part of the data, and its position means nothing elsewhere.
+        positions = contents["positions"]
+        count = len(positions)
+        # One that all had, as readers of batches have that are dealt out, is everybody's.
+        if count != jax.process_count() and positions.count(positions[0]) < count:
             raise UserError(
                 f"{where} is of a run with {count} processes, this one has {jax.process_count()}: "
                 "resume with as many, or give another --workdir"

@@ -35,10 +35,9 @@ class RunFolder:
         self._plot = plot
         self._events: Any = None
         self._bucket = str(folder).rstrip("/") if storage.is_remote(folder) else None
-        if self._bucket:
-            self.folder = Path(tempfile.mkdtemp(prefix="run-"))
-        else:
-            self.folder = Path(folder).expanduser()
+        self._local = tempfile.TemporaryDirectory(prefix="run-") if self._bucket else None
+        self._published: dict[Path, tuple[int, int]] = {}
+        self.folder = Path(self._local.name if self._local else folder).expanduser()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self._bucket and resume_step:
@@ -75,12 +74,17 @@ class RunFolder:
         self._metrics.flush()
 
     def publish(self) -> None:
-        """Copies everything to the bucket, if the folder is in one."""
+        """Copies what is new to the bucket, if the folder is in one."""
         if not self._bucket:
             return
         for path in self.folder.rglob("*"):
-            if path.is_file():
+            if not path.is_file():
+                continue
+            status = path.stat()
+            version = status.st_mtime_ns, status.st_size
+            if self._published.get(path) != version:
                 storage.put(path, f"{self._bucket}/{path.relative_to(self.folder).as_posix()}")
+                self._published[path] = version
 
     def preview_path(self, step: int) -> Path:
         return self.folder / "previews" / f"{step:06d}.png"
@@ -93,6 +97,8 @@ class RunFolder:
         if self._plot and len(self._history) > 1:
             _plot(self._history, self.folder / "terms.png")
         self.publish()
+        if self._local:
+            self._local.cleanup()
 
 
 def strict(record: Mapping[str, Any]) -> dict[str, Any]:

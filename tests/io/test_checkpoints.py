@@ -438,6 +438,11 @@ def test_a_kill_while_it_writes_leaves_the_one_before(tmp_path: Path) -> None:
     assert process.returncode == -9
     assert len(steps_on_disk(tmp_path)) == 2
 
+    # Another program that looks on cannot know whether the write goes on.
+    with Checkpoints(tmp_path, only_read=True) as checkpoints:
+        assert checkpoints.settings() == {}
+    assert len(steps_on_disk(tmp_path)) == 2
+
     state = {"x": jnp.ones(3)}
     with Checkpoints(tmp_path) as checkpoints:
         found = checkpoints.latest(abstract(state))
@@ -504,5 +509,10 @@ def test_two_processes_save_and_restore_together(tmp_path: Path) -> None:
         for process in processes:
             process.kill()
     state = {"x": jax.device_put(np.zeros((64, 64), np.float32), jax.devices()[0])}
+    # One process may go on from where both were at the same place in their data, and only there.
+    found = latest(tmp_path, state)
+    assert found is not None
+    assert (found.step, found.position) == (2, {})
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
     with pytest.raises(UserError, match="of a run with 2 processes, this one has 1: resume with"):
         latest(tmp_path, state)

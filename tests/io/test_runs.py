@@ -77,6 +77,27 @@ def test_a_folder_in_a_bucket_is_put_there(tmp_path: Path, monkeypatch: pytest.M
     assert (bucket / "terms.png").exists()
 
 
+def test_only_what_is_new_is_put_into_a_bucket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long run has hundreds of previews."""
+    put: list[str] = []
+    monkeypatch.setattr(storage, "is_remote", lambda place: True)
+    monkeypatch.setattr(storage, "put", lambda file, place: put.append(Path(place).name))
+    run = RunFolder(tmp_path / "bucket", {}, plot=False)
+    run.record([line(1)])
+    run.publish()
+    assert sorted(put) == ["config.json", "metrics.jsonl"]
+    put.clear()
+    run.record([line(2)])
+    run.publish()
+    assert put == ["metrics.jsonl"]
+    folder = run.folder
+    run.close()
+    assert put == ["metrics.jsonl"]
+    assert not folder.exists()
+
+
 def test_what_is_recorded_is_not_changed(tmp_path: Path) -> None:
     metrics = line(0)
     run = RunFolder(tmp_path, {})
