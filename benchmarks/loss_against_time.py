@@ -109,7 +109,7 @@ def compare(
                     "size": arguments.size,
                     "style": style,
                     "network": subject.name,
-                    "steps": subject.settings["steps"],
+                    "steps": subject.steps,
                     "objective": reached,
                     **equivalent(curve, reached),
                     "optimiser": {str(mark): curve[mark] for mark in MARKS if mark < len(curve)},

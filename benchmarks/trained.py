@@ -29,6 +29,7 @@ class Subject:
       variables: its variables, on the device.
       styles: its styles' names.
       settings: how it was trained.
+      steps: in how many updates, in all.
       aim: the objective that it was trained for.
     """
 
@@ -37,6 +38,7 @@ class Subject:
     variables: Any
     styles: tuple[str, ...]
     settings: dict[str, Any]
+    steps: int
     aim: Objective
 
     def style_weights(self, style: str) -> np.ndarray:
@@ -77,7 +79,7 @@ def load(name_or_path: str) -> Subject:
     }
     aim = dataclasses.replace(JOHNSON, **told)
     variables = jax.device_put(found.variables)
-    return Subject(name_or_path, found.network, variables, found.styles, settings, aim)
+    return Subject(name_or_path, found.network, variables, found.styles, settings, found.steps, aim)
 
 
 def square(path: Path, side: int) -> np.ndarray:

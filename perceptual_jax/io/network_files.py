@@ -42,7 +42,8 @@ class TrainedNetwork:
       styles: a name for each row of conditional instance normalisation; empty for other kinds.
       thumbnails: for each style a picture, `(h, w, 3)` uint8, sides of `LARGEST_THUMBNAIL` at
         most; or none at all.
-      settings: how it was trained, as JSON can say it.
+      settings: how it was trained, as JSON can say it: by the flags of the last run, in `steps`
+        updates, before which there were `steps_before`.
     """
 
     network: Any
@@ -50,6 +51,11 @@ class TrainedNetwork:
     styles: tuple[str, ...]
     thumbnails: tuple[np.ndarray, ...] = ()
     settings: dict[str, Any]
+
+    @property
+    def steps(self) -> int:
+        """Updates in all of the runs that made it, as far as is known."""
+        return sum(int(self.settings.get(name, 0)) for name in ("steps_before", "steps"))
 
 
 def save(

@@ -181,6 +181,7 @@ def _start(values: Any, settings: dict[str, Any]) -> TrainedNetwork:
         trained = network_files.load_superres(values.network, values.factor)
         network: networks.SuperResolutionNetwork = trained.network.clone(dtype=values.dtype)
         training_flags.check_crop(network, settings)
+        settings = {**settings, "steps_before": trained.steps}
         return dataclasses.replace(trained, network=network, settings=settings)
     paper = values.architecture == "paper"
     network = (

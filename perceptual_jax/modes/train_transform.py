@@ -176,6 +176,7 @@ def _continued(
     if not isinstance(trained.network, networks.StyleNetwork):
         raise UserError(f"--network={values.network} is not a network for style transfer")
     network = trained.network.clone(dtype=values.dtype)
+    settings = {**settings, "steps_before": trained.steps}
     training_flags.check_crop(network, settings)
     if not values.freeze_trunk:
         if trained.styles != names:

@@ -63,6 +63,13 @@ def check_same(found: TrainedNetwork, expected: TrainedNetwork) -> None:
     jax.tree.map(np.testing.assert_array_equal, found.variables, expected.variables)
 
 
+def test_steps_are_those_of_all_runs(trained: TrainedNetwork) -> None:
+    assert trained.steps == 40_000
+    gone_on = dataclasses.replace(trained, settings={"steps_before": trained.steps, "steps": 7})
+    assert gone_on.steps == 40_007
+    assert dataclasses.replace(trained, settings={}).steps == 0
+
+
 class TestSaveAndLoad:
     def test_float32_comes_back_to_the_bit(self, trained: TrainedNetwork, tmp_path: Path) -> None:
         network_files.save(tmp_path / "a", trained, dtype="float32")

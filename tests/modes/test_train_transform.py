@@ -296,6 +296,7 @@ class TestFreezeTrunk:
         )
         before, after = network_files.load(network), network_files.load("g/network.safetensors")
         assert after.styles == ("red", "blue", "green")
+        assert after.settings["steps_before"] == before.steps
         assert len(after.thumbnails) == 3
         assert after.thumbnails[2].mean((0, 1)).argmax() == 1
         moved = 0
