@@ -19,8 +19,10 @@ from perceptual_jax.tiling import Span, Tile
 
 # Statistics of a large picture are taken from this many windows along each axis, of this side at
 # most. In 1.5 megapixels, which they cover, a pixel then differs from the untiled by a level of 8
-# bits on average (docs/style.md has the program): what the windows' borders do.
-_WINDOWS, _WINDOW_SIDE = 3, 512
+# bits on average (docs/style.md has the program): what the windows' borders do. With smaller tiles,
+# chosen to save memory, windows are no larger than these, down to a side of which the borders, that
+# are mirrored, are not the greater part.
+_WINDOWS, _WINDOW_SIDE, _LEAST_WINDOW_SIDE = 3, 512, 256
 
 # Positions of the network's middle are 4 pixels apart: tiles start on one of them.
 _GRID = 4
@@ -74,7 +76,7 @@ def stylize_tiles(
     style_weights: Any = None,
     tile: int = 1024,
 ) -> Iterator[Tile]:
-    """One picture of any size, in as much memory as a tile takes.
+    """One picture of any size, in as much memory as a tile takes, or as the nine windows do.
 
     A picture that fits into one tile gives exactly what `stylize` gives.  A larger one differs in
     the statistics of instance normalisation alone, which are estimated from windows spread over
@@ -97,7 +99,7 @@ def stylize_tiles(
     if len(parts) > 1 and network.normalization == "instance":
         variables = {
             **variables,
-            "statistics": _statistics(variables, image, network, style_weights),
+            "statistics": _statistics(variables, image, network, style_weights, tile),
         }
     variables = jax.device_put(variables)
     yield from tiling.computed(
@@ -116,14 +118,15 @@ def stylize_batch(
 
 
 def _statistics(
-    variables: Any, image: np.ndarray, network: StyleNetwork, style_weights: Any
+    variables: Any, image: np.ndarray, network: StyleNetwork, style_weights: Any, tile: int
 ) -> Any:
     """Means and variances of every normalisation, over windows spread evenly."""
+    largest = min(_WINDOW_SIDE, max(_LEAST_WINDOW_SIDE, tile))
 
     def windows_along(length: int) -> list[slice]:
-        count = min(_WINDOWS, math.ceil(length / _WINDOW_SIDE))
+        count = min(_WINDOWS, math.ceil(length / largest))
         # No longer than its share: where the windows cover all, each pixel counts once.
-        side = min(_WINDOW_SIDE, math.ceil(length / count))
+        side = min(largest, math.ceil(length / count))
         even = np.linspace(0, length - side, count).astype(int) // _GRID * _GRID
         return [slice(start, start + side) for start in even]
 

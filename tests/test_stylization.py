@@ -126,6 +126,23 @@ class TestTiles:
         joined = np.concatenate([part.pixels for part in parts], axis=1)
         assert np.abs(joined - expected).mean() < 0.5 / 255
 
+    @pytest.mark.parametrize(("tile", "side"), [(1024, 512), (360, 360), (128, 256)])
+    def test_smaller_ones_need_less_memory_for_the_statistics_too(
+        self, tile: int, side: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shapes: list[tuple[int, ...]] = []
+
+        def pooled(variables: Any, windows: np.ndarray, *_: Any, **__: Any) -> Any:
+            shapes.append(windows.shape)
+            raise StopIteration
+
+        monkeypatch.setattr(stylization, "_pooled", pooled)
+        image = np.zeros((2000, 3000, 3), np.float32)
+        parts = stylization.stylize_tiles({}, image, network=NETWORK, tile=tile)
+        with pytest.raises(RuntimeError):  # As a generator turns StopIteration into.
+            next(parts)
+        assert shapes == [(9, side, side, 3)]
+
     def test_are_of_few_sizes(self) -> None:
         """Each size is compiled."""
         sizes = {

@@ -81,7 +81,8 @@ def define_flags(define: flags.Flags) -> None:
         "tile_size",
         1024,
         "Largest side that is computed at once, in pixels, a multiple of 4: larger pictures are "
-        "done in tiles, in as much memory as one takes.",
+        "done in tiles, in as much memory as one of 1536 pixels takes, beside the picture; in less "
+        "if less than 512.",
         least=128,
     )
     flags.inference(define)
@@ -163,8 +164,15 @@ def _look(values: Any, trained: TrainedNetwork, names: Sequence[tuple[str, float
     one_hot = np.eye(len(trained.styles), dtype=np.float32)
     rows = [one_hot[trained.styles.index(name)] for name, _ in chosen]
     masks = values.content_mask or []
+    if masks and values.sheet:
+        raise UserError("--sheet shows every style on all of a photo: leave out --content_mask")
     if masks:
         regions.check_count(masks, len(chosen), of="styles")
+        if len({weight for _, weight in chosen}) > 1:
+            raise UserError(
+                "--content_mask says how much of each style there is where: leave out the weights "
+                f"of --style={','.join(values.style)}"
+            )
     else:
         shares = np.array([weight for _, weight in chosen], np.float32)
         rows = [shares @ np.stack(rows) / shares.sum()]
@@ -178,10 +186,11 @@ def _label(look: _Look, trained: TrainedNetwork) -> str:
 
 
 def _sized(values: Any, picture: images.Picture) -> images.Picture:
-    if not values.image_size:
-        return picture
-    memory.check_picture(images.size_for(picture.rgb.shape[:2], values.image_size))
-    return picture.fit(values.image_size)
+    size = picture.rgb.shape[:2]
+    if values.image_size:
+        size = images.size_for(size, values.image_size)
+    memory.check_picture(size)
+    return picture.fit(values.image_size) if values.image_size else picture
 
 
 def _settings(values: Any, trained: TrainedNetwork) -> dict[str, Any]:

@@ -126,6 +126,19 @@ class TestStyles:
         assert run("--style=day", "--content_mask=left.png,left.png") == 2
         assert "a mask for each of 1 styles" in capsys.readouterr().err
 
+    @pytest.mark.parametrize(
+        ("flags", "told"),
+        [
+            (["--style=day:3,night:1", "--content_mask=left.png"], "leave out the weights of"),
+            (["--sheet", "--content_mask=left.png"], "--sheet shows every style on all of a photo"),
+        ],
+    )
+    def test_what_masks_leave_no_room_for_is_refused(
+        self, flags: list[str], told: str, capsys: Captured
+    ) -> None:
+        assert run("--input=photo.png", *flags) == 2
+        assert told in capsys.readouterr().err
+
     def test_list_names_all_that_are_shipped(self, capsys: Captured) -> None:
         assert run("--list") == 0
         lines = capsys.readouterr().out.splitlines()
