@@ -1,6 +1,7 @@
 """One pass of a network beside its peers, as calls and as whole processes."""
 
 import argparse
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from perceptual_jax.io import network_files, resources
 
 OURS = "perceptual_jax, one pass"
 ONNX_RUNTIME = "ONNX Runtime"
+ONNX_PEER = ROOT / "benchmarks" / "peers" / "passes_onnx.py"
 
 # What all may differ by at any pixel, in [0, 1]: a quarter of a level of 8 bits.
 TOLERANCE = 1e-3
@@ -147,6 +149,21 @@ def passes_table(
         for name, seconds in found.items()
     ]
     return "\n".join(head + rows)
+
+
+def exported_networks(
+    arguments: argparse.Namespace, peer: Command, folder: Path
+) -> dict[int, Path]:
+    """Files for `ONNX_PEER` by size, which the peer of that command exports; none if it cannot."""
+    with contextlib.closing(Peer(peer)) as exporter:
+        if ONNX_RUNTIME not in exporter.greeting:
+            return {}
+        paths = {size: folder / f"{size}.onnx" for size in arguments.sizes}
+        for size, path in paths.items():
+            given = path.with_suffix(".npy")
+            np.save(given, photo(arguments, size))
+            exporter.ask(engine=ONNX_RUNTIME, photo=str(given), calls=0)
+    return paths
 
 
 def processes(

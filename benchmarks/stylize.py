@@ -19,7 +19,7 @@ import beside_peers
 import jax
 import numpy as np
 import trained
-from beside_peers import Command
+from beside_peers import ONNX_PEER, ONNX_RUNTIME, Command
 from peer_process import Peer
 from report import Part
 from trained import ROOT, Subject
@@ -79,22 +79,28 @@ def iteration_seconds(arguments: argparse.Namespace, subject: Subject, photo: np
 def measure_process(arguments: argparse.Namespace, subject: Subject, folder: Path) -> Part:
     """From the command to the picture in a file."""
     network = beside_peers.network_file(arguments, folder)
+    of_network = [f"--network={network}", f"--style={arguments.style}"]
+    exporter: Command = [arguments.torch_python, PEER, *of_network]
+    exported = beside_peers.exported_networks(arguments, exporter, folder)
     found = {}
     for size in arguments.sizes:
         photo, picture = folder / f"{size}.png", folder / "picture.png"
         images.write(photo, beside_peers.photo(arguments, size))
-        options = [f"--network={network}", f"--style={arguments.style}", f"--output={picture}"]
+        output = f"--output={picture}"
         run: Command = [
             sys.executable,
             ROOT / "run.py",
             "--mode=stylize",
             f"--input={photo}",
-            *options,
+            *of_network,
+            output,
         ]
-        peer = [arguments.torch_python, PEER, f"--photo={photo}", *options]
-        found[size] = beside_peers.processes(
-            arguments, {"perceptual_jax": run}, {"PyTorch": peer}, folder
-        )
+        python, given = arguments.torch_python, f"--photo={photo}"
+        peers: dict[str, Command] = {"PyTorch": [python, PEER, given, *of_network, output]}
+        if size in exported:
+            file = f"--network={exported[size]}"
+            peers[ONNX_RUNTIME] = [python, ONNX_PEER, given, file, output]
+        found[size] = beside_peers.processes(arguments, {"perceptual_jax": run}, peers, folder)
     return beside_peers.processes_part(arguments, found)
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import beside_peers
 import jax
-import numpy as np
-from beside_peers import ONNX_RUNTIME, Command
+from beside_peers import ONNX_PEER, ONNX_RUNTIME, Command
 from peer_process import Peer
 from report import Part
 from trained import ROOT
@@ -26,8 +25,7 @@ from perceptual_jax.io import images, network_files
 from perceptual_jax.io.network_files import TrainedNetwork
 from perceptual_jax.networks import SuperResolutionNetwork
 
-PEERS = ROOT / "benchmarks" / "peers"
-PEER, ONNX_PEER = PEERS / "superres_torch.py", PEERS / "passes_onnx.py"
+PEER = ROOT / "benchmarks" / "peers" / "superres_torch.py"
 
 
 def measure_pass(arguments: argparse.Namespace, subject: TrainedNetwork, folder: Path) -> Part:
@@ -52,7 +50,8 @@ def measure_pass(arguments: argparse.Namespace, subject: TrainedNetwork, folder:
 def measure_process(arguments: argparse.Namespace, subject: TrainedNetwork, folder: Path) -> Part:
     """From the command to the picture in a file."""
     network = beside_peers.network_file(arguments, folder)
-    exported = exported_networks(arguments, network, folder)
+    peer: Command = [arguments.torch_python, PEER, f"--network={network}"]
+    exported = beside_peers.exported_networks(arguments, peer, folder)
     found = {}
     for size in arguments.sizes:
         photo, picture = folder / f"{size}.png", folder / "picture.png"
@@ -85,21 +84,6 @@ def measure_process(arguments: argparse.Namespace, subject: TrainedNetwork, fold
         }
         found[size] = beside_peers.processes(arguments, ours, peers, folder)
     return beside_peers.processes_part(arguments, found)
-
-
-def exported_networks(
-    arguments: argparse.Namespace, network: Path, folder: Path
-) -> dict[int, Path]:
-    """Files for ONNX Runtime by size; none if the peer does not have it."""
-    with peer_of(arguments, network) as peer:
-        if ONNX_RUNTIME not in peer.greeting:
-            return {}
-        paths = {size: folder / f"{size}.onnx" for size in arguments.sizes}
-        for size, path in paths.items():
-            photo = path.with_suffix(".npy")
-            np.save(photo, beside_peers.photo(arguments, size))
-            peer.ask(engine=ONNX_RUNTIME, photo=str(photo), calls=0)
-    return paths
 
 
 def peer_of(arguments: argparse.Namespace, network: Path) -> contextlib.closing[Peer]:

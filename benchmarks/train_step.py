@@ -10,6 +10,7 @@ measured.
 import argparse
 import contextlib
 import dataclasses
+import functools
 import sys
 import tempfile
 import time
@@ -21,6 +22,7 @@ import jax
 import numpy as np
 import report
 import trained
+import whole_process
 from peer_process import Peer
 from report import Part
 from trained import ROOT
@@ -32,6 +34,7 @@ from perceptual_jax.objective import JOHNSON
 
 OURS = "perceptual_jax"
 PEER = ROOT / "benchmarks" / "peers" / "train_step_torch.py"
+LAYOUTS = ("channels_last", "channels_first")
 
 # Adam, the plain mean and no average of the weights: what the paper trains with.
 RECIPE = training.Recipe(steps=10_000, schedule="constant", mean="linear", average_decay=0.0)
@@ -54,20 +57,21 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Part:
 
     ours = our_steps(network, variables, photos, painting)
     command = peer_command(arguments, network, variables, photos, painting, folder)
-    with contextlib.closing(Peer(command)) as peer:
-        seconds: dict[str, list[float]] = {OURS: []}
-        losses: dict[str, list[float]] = {OURS: []}
-        names = {layout: f"PyTorch, {layout}" for layout in peer.greeting}
-        for name in names.values():
-            seconds[name], losses[name] = [], []
+    with contextlib.ExitStack() as stack:
+        programs = {OURS: ours}
+        for layout in LAYOUTS:
+            peer = stack.enter_context(contextlib.closing(Peer([*command, f"--layout={layout}"])))
+            programs[f"PyTorch, {layout}"] = functools.partial(_ask, peer)
+        seconds: dict[str, list[float]] = {name: [] for name in programs}
+        losses: dict[str, list[float]] = {name: [] for name in programs}
+        peaks: dict[str, int] = {}
         for _ in range(arguments.repeat):
-            answers = {OURS: ours(arguments.steps)}
-            for layout, name in names.items():
-                answers[name] = peer.ask(layout=layout, steps=arguments.steps)
-            for name, answer in answers.items():
+            for name, steps_of in programs.items():
+                answer = steps_of(arguments.steps)
                 # The first one of a turn finds the machine as another program has left it.
                 seconds[name] += answer["seconds"][1:]
                 losses[name] += answer["losses"]
+                peaks[name] = answer["peak_bytes"]
     check(losses, TOLERANCES[arguments.dtype])
 
     best = {name: min(found) for name, found in seconds.items()}
@@ -75,17 +79,24 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Part:
         f"A step of {arguments.batch} photos of {arguments.size}x{arguments.size} pixels in "
         f"{arguments.dtype}, best of {len(seconds[OURS])}, interleaved.",
         "",
-        "| program | seconds | times ours |",
-        "|---|---|---|",
+        "| program | seconds | times ours | peak memory, MB |",
+        "|---|---|---|---|",
     ]
-    rows = [f"| {name} | {found:.3f} | {found / best[OURS]:.2f} |" for name, found in best.items()]
-    return Part("\n".join(head + rows), {"seconds": seconds, "losses": losses})
+    rows = [
+        f"| {name} | {found:.3f} | {found / best[OURS]:.2f} | {peaks[name] / 1e6:.0f} |"
+        for name, found in best.items()
+    ]
+    return Part("\n".join(head + rows), {"seconds": seconds, "losses": losses, "peak_bytes": peaks})
+
+
+def _ask(peer: Peer, steps: int) -> Any:
+    return peer.ask(steps=steps)
 
 
 def our_steps(
     network: StyleNetwork, variables: Any, photos: np.ndarray, painting: np.ndarray
-) -> Callable[[int], dict[str, list[float]]]:
-    """A function that goes on training for so many steps, and tells their times and losses."""
+) -> Callable[[int], dict[str, Any]]:
+    """A function that goes on training for so many steps, and answers as the peer does."""
     mesh = training.data_mesh()
     state = training.start(variables, RECIPE, mesh)
     aim = dataclasses.replace(JOHNSON, dtype=network.dtype)
@@ -94,16 +105,16 @@ def our_steps(
     batch = training.spread({"photos": photos, "index": np.arange(len(photos))}, mesh)
     step = training.make_step(tasks.style_loss(network, aim), RECIPE)
 
-    def steps(count: int) -> dict[str, list[float]]:
+    def steps(count: int) -> dict[str, Any]:
         nonlocal state
-        found: dict[str, list[float]] = {"seconds": [], "losses": []}
+        found: dict[str, Any] = {"seconds": [], "losses": []}
         for _ in range(count):
             began = time.perf_counter()
             state, metrics = step(state, batch, constants)
             jax.block_until_ready(state)
             found["seconds"].append(time.perf_counter() - began)
             found["losses"].append(float(metrics["total"]))
-        return found
+        return {**found, "peak_bytes": whole_process.own_peak_bytes()}
 
     return steps
 

@@ -22,6 +22,13 @@ class Measured(NamedTuple):
     peak_bytes: int
 
 
+def own_peak_bytes() -> int:
+    """The peak of this process's resident memory so far, as Linux tells it."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
+
+
 def run(command: Sequence[str | Path], *, log: Path, environment: Mapping[str, str]) -> Measured:
     """Runs a program whose output goes to the file `log`.
 

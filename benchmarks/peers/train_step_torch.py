@@ -4,9 +4,9 @@
         --network=network.safetensors --photos=photos.npy --painting=painting.npy
 
 Johnson et al. 2016, as their released program has it.  Photos are `(N, H, W, 3)` of 8 bits, the
-painting `(H, W, 3)` in [0, 1].  It waits for requests, a line of JSON each, `{"layout": ...,
-"steps": ...}`, and answers with the `seconds` and `losses` of each step; in each layout it trains a
-network of its own.  The first line that it prints names the layouts.
+painting `(H, W, 3)` in [0, 1].  It waits for requests, a line of JSON each, `{"steps": ...}`,
+and answers with the `seconds` and `losses` of each step and the `peak_bytes` of the process so far.
+The first line that it prints is the name of the layout.
 
 Needs torch, numpy and safetensors.  Imports nothing of the project it is compared with.
 """
@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,6 +31,13 @@ def grams(features):
     """`F F^T / (C H W)` of each image, (N, C, C)."""
     flat = features.permute(0, 2, 3, 1).flatten(1, 2)
     return flat.transpose(1, 2) @ flat / flat[0].numel()
+
+
+def peak_bytes():
+    """Of resident memory; not by `getrusage`, which counts the parent at the start as well."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
 
 
 class Trainer:
@@ -85,6 +93,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("vgg", "network", "photos", "painting"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--layout", required=True, choices=list(LAYOUTS))
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--content-weight", type=float, default=1.0)
@@ -93,16 +102,17 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(os.cpu_count())
 
-    trainers = {layout: Trainer(arguments, layout) for layout in LAYOUTS}
-    print(json.dumps(list(trainers)), flush=True)
+    trainer = Trainer(arguments, arguments.layout)
+    print(json.dumps(arguments.layout), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         seconds, losses = [], []
         for _ in range(request["steps"]):
             began = time.perf_counter()
-            losses.append(trainers[request["layout"]].step())
+            losses.append(trainer.step())
             seconds.append(time.perf_counter() - began)
-        print(json.dumps({"seconds": seconds, "losses": losses}), flush=True)
+        answer = {"seconds": seconds, "losses": losses, "peak_bytes": peak_bytes()}
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
