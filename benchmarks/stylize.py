@@ -39,7 +39,7 @@ def measure_pass(arguments: argparse.Namespace, subject: Subject, folder: Path) 
     ours = functools.partial(subject.stylize, style=arguments.style)
     optimiser = f"perceptual_jax, optimiser, {arguments.iterations} iterations"
     passes, results = {}, {}
-    command = [arguments.torch_python, PEER, f"--network={network}", f"--style={arguments.style}"]
+    command = [arguments.torch_python, PEER, *options_of(arguments, network)]
     with contextlib.closing(Peer(command)) as peer:
         for size in arguments.sizes:
             photo = beside_peers.photo(arguments, size)
@@ -79,7 +79,7 @@ def iteration_seconds(arguments: argparse.Namespace, subject: Subject, photo: np
 def measure_process(arguments: argparse.Namespace, subject: Subject, folder: Path) -> Part:
     """From the command to the picture in a file."""
     network = beside_peers.network_file(arguments, folder)
-    of_network = [f"--network={network}", f"--style={arguments.style}"]
+    of_network = options_of(arguments, network)
     exporter: Command = [arguments.torch_python, PEER, *of_network]
     exported = beside_peers.exported_networks(arguments, exporter, folder)
     found = {}
@@ -102,6 +102,11 @@ def measure_process(arguments: argparse.Namespace, subject: Subject, folder: Pat
             peers[ONNX_RUNTIME] = [python, ONNX_PEER, given, file, output]
         found[size] = beside_peers.processes(arguments, {"perceptual_jax": run}, peers, folder)
     return beside_peers.processes_part(arguments, found)
+
+
+def options_of(arguments: argparse.Namespace, network: Path) -> list[str]:
+    """Of ours and of the peer, which call them alike."""
+    return [f"--network={network}", f"--style={arguments.style}"]
 
 
 PARTS = {"pass": measure_pass, "process": measure_process}

@@ -37,7 +37,7 @@ def measure_pass(arguments: argparse.Namespace, subject: TrainedNetwork, folder:
         return super_resolution.enlarge_batch(variables, batch, network=subject.network)[0]
 
     network = beside_peers.network_file(arguments, folder)
-    with peer_of(arguments, network) as peer:
+    with contextlib.closing(Peer(peer_command(arguments, network))) as peer:
         passes = {
             size: beside_peers.passes(
                 arguments, ours, peer, beside_peers.photo(arguments, size), folder
@@ -50,7 +50,7 @@ def measure_pass(arguments: argparse.Namespace, subject: TrainedNetwork, folder:
 def measure_process(arguments: argparse.Namespace, subject: TrainedNetwork, folder: Path) -> Part:
     """From the command to the picture in a file."""
     network = beside_peers.network_file(arguments, folder)
-    peer: Command = [arguments.torch_python, PEER, f"--network={network}"]
+    peer = peer_command(arguments, network)
     exported = beside_peers.exported_networks(arguments, peer, folder)
     found = {}
     for size in arguments.sizes:
@@ -86,8 +86,8 @@ def measure_process(arguments: argparse.Namespace, subject: TrainedNetwork, fold
     return beside_peers.processes_part(arguments, found)
 
 
-def peer_of(arguments: argparse.Namespace, network: Path) -> contextlib.closing[Peer]:
-    return contextlib.closing(Peer([arguments.torch_python, PEER, f"--network={network}"]))
+def peer_command(arguments: argparse.Namespace, network: Path) -> Command:
+    return [arguments.torch_python, PEER, f"--network={network}"]
 
 
 def load(name_or_path: str) -> TrainedNetwork:

@@ -86,7 +86,7 @@ def check(
 
 
 def check_picture(height_width: tuple[int, int]) -> None:
-    """Refuses, as a `UserError`, a picture that does not fit into memory even as it is read."""
+    """Refuses, as a `UserError`, a picture that does not fit into memory as it is stylised."""
     available = _host_bytes()
     # Its pixels as float32 five times over, as read, made and written: a stylised picture of 24
     # megapixels takes 1.9 GB in all, one of 43 takes 3.0, of which 0.45 go to the program.
