@@ -376,7 +376,6 @@ class TestResize:
         )
 
 
-@pytest.mark.usefixtures("optaxs_promotion")
 class TestWhiteNoise:
     def test_is_grey_with_a_little_noise_inside_the_range_of_pixels(self) -> None:
         noise = synthesis.white_noise((64, 96, 3), seed=0)
@@ -392,6 +391,7 @@ class TestWhiteNoise:
         assert not np.array_equal(first, other)
 
 
+@pytest.mark.usefixtures("optaxs_promotion")
 class TestTransfer:
     """With Adam, whose first step is known, and which compiles faster."""
 
