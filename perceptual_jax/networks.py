@@ -349,3 +349,9 @@ def with_more_styles(params: Any, rows: int) -> Any:
 def is_style_parameter(path: Sequence[Any]) -> bool:
     """Whether the leaf at a path of the parameter tree belongs to the normalisation of styles."""
     return any(getattr(key, "key", None) == "instance" for key in path)
+
+
+def is_inner_kernel(path: Sequence[Any]) -> bool:
+    """Whether the leaf at a path of the parameter tree is a kernel, of all but the output layer."""
+    names = [getattr(key, "key", None) for key in path]
+    return names[-1] == "kernel" and "output" not in names

@@ -17,14 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from optax.contrib import MuonDimensionNumbers, muon
 
-from perceptual_jax.networks import is_style_parameter
+from perceptual_jax.networks import is_inner_kernel, is_style_parameter
 from perceptual_jax.tasks import Loss
 
 # Steps in a row whose gradient is not finite, after which a run is given up.
 PATIENCE = 20
 
 MEANS = ("log", "linear")
+OPTIMIZERS = ("adam", "muon")
 SCHEDULES = ("cosine", "constant")
 
 
@@ -34,7 +36,11 @@ class Recipe:
 
     Attributes:
       steps: updates in all.
-      learning_rate: Adam's (Johnson et al. 2016: 1e-3); for `"cosine"` that after the warm-up.
+      optimizer: `"adam"`, as in the paper; or `"muon"` (Jordan et al. 2024), by which the step of a
+        kernel, as a matrix, is made orthogonal, so that it moves as far in every direction. The
+        output layer, biases and normalisation are left to Adam there too.
+      learning_rate: Adam's (Johnson et al. 2016: 1e-3), and the root mean square of Muon's step;
+        for `"cosine"` that after the warm-up.
       schedule: `"cosine"` falls to 0 over the steps; `"constant"`, as in the paper.
       warmup_steps: over which the learning rate rises from 0.
       mean: what is minimised: the mean over photos of their loss, `"linear"`, as in the paper; or
@@ -47,6 +53,7 @@ class Recipe:
     """
 
     steps: int
+    optimizer: str = "adam"
     learning_rate: float = 1e-3
     schedule: str = "cosine"
     warmup_steps: int = 0
@@ -69,16 +76,28 @@ class Recipe:
             raise ValueError(f"mean must be one of {MEANS}, got {self.mean!r}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {SCHEDULES}, got {self.schedule!r}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {OPTIMIZERS}, got {self.optimizer!r}")
 
-    def optimizer(self) -> optax.GradientTransformation:
-        """The optax optimiser."""
+    def transformation(self) -> optax.GradientTransformation:
+        """What optax makes of it."""
         rate: Any = optax.constant_schedule(self.learning_rate)
         if self.schedule == "cosine":
             rate = optax.cosine_decay_schedule(self.learning_rate, self.steps)
         if self.warmup_steps:
-            rise = optax.linear_schedule(0.0, 1.0, self.warmup_steps)
-            return optax.adam(lambda step: rise(step) * rate(step))
-        return optax.adam(rate)
+            rise, full = optax.linear_schedule(0.0, 1.0, self.warmup_steps), rate
+            rate = lambda step: rise(step) * full(step)  # noqa: E731
+        if self.optimizer == "adam":
+            return optax.adam(rate)
+        return muon(rate, consistent_rms=1.0, muon_weight_dimension_numbers=_matrices)
+
+
+def _matrices(params: Any) -> Any:
+    """Which parameters Muon moves, and how they are matrices: what goes in, by what comes out."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: MuonDimensionNumbers((0, 1, 2), 3) if is_inner_kernel(path) else None,
+        params,
+    )
 
 
 class State(NamedTuple):
@@ -143,7 +162,7 @@ def start(variables: Any, recipe: Recipe, mesh: Mesh) -> State:
         return State(
             step=zero,
             variables=variables,
-            optimizer=recipe.optimizer().init(variables["params"]),
+            optimizer=recipe.transformation().init(variables["params"]),
             average=copied,
             skipped=zero,
             failing=zero,
@@ -176,7 +195,7 @@ def make_step(
     A step whose loss or gradient is not finite changes nothing but the counts.  `metrics` has
     `total` and `terms`, means over the batch.
     """
-    optimizer = recipe.optimizer()
+    optimizer = recipe.transformation()
 
     def mean_loss(params: Any, others: Any, batch: Any, constants: Any) -> Any:
         totals, terms, updated = loss({"params": params, **others}, batch, constants)

@@ -520,6 +520,13 @@ class TestStyles:
         assert not any(networks.is_style_parameter(path) for path, _ in paper)
 
 
+def test_inner_kernels_are_those_of_all_convolutions_but_the_last() -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(variables_of(THREE_STYLES)["params"])
+    inner = [path for path, _ in leaves if networks.is_inner_kernel(path)]
+    assert len(inner) == 7
+    assert not any("output" in jax.tree_util.keystr(path) for path in inner)
+
+
 class TestStatistics:
     """Shared by the tiles of a picture that does not fit into memory as a whole."""
 

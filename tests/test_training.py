@@ -252,6 +252,68 @@ class TestStep:
         assert step._cache_size() == compiled
 
 
+def _slopes() -> Any:
+    """Of the kernel's four directions one counts 30 times as much as another."""
+    random = np.random.default_rng(0)
+    left = np.linalg.qr(random.normal(size=(18, 4)))[0]
+    right = np.linalg.qr(random.normal(size=(4, 4)))[0]
+    matrix = left @ np.diag([1.0, 0.3, 0.1, 1 / 30]) @ right.T
+    kernel = matrix.reshape(3, 3, 2, 4).astype(np.float32)
+    bias = random.normal(size=4).astype(np.float32)
+    return {"conv1": {"kernel": kernel, "bias": bias}, "output": {"kernel": kernel}}
+
+
+class TestMuon:
+    """On a loss whose gradient is known, since it is linear: each parameter times its slope."""
+
+    RATE = 0.01
+    SLOPES = _slopes()
+
+    def moved(self, **options: Any) -> Any:
+        """How far the first step moves each parameter, downhill, in units of the rate."""
+
+        def loss(given: Any, batch: Any, constants: Any) -> Any:
+            products = jax.tree.map(lambda x, slope: jnp.sum(x * slope), given["params"], constants)
+            totals = jnp.full(len(batch["index"]), sum(jax.tree.leaves(products)))
+            return totals, {"content": totals}, {}
+
+        recipe = Recipe(
+            steps=1, optimizer="muon", learning_rate=self.RATE, mean="linear", **options
+        )
+        mesh = training.data_mesh()
+        given = {"params": jax.tree.map(np.ones_like, self.SLOPES)}
+        state = training.start(given, recipe, mesh)
+        batch = training.spread({"index": np.arange(2)}, mesh)
+        state, _ = training.make_step(loss, recipe)(state, batch, self.SLOPES)
+        params = jax.device_get(state.variables)["params"]
+        return jax.tree.map(lambda x: (1.0 - x) / self.RATE, params)
+
+    def test_moves_a_kernel_as_far_in_every_direction(self) -> None:
+        """By the rate, root mean square, to the third that five steps of Newton-Schulz leave."""
+        matrix = self.moved()["conv1"]["kernel"].reshape(18, 4)
+        factors = np.linalg.svd(matrix, compute_uv=False) / np.sqrt(18)
+        assert factors.min() > 0.66
+        assert factors.max() < 1.33
+        left, _, right = np.linalg.svd(self.SLOPES["conv1"]["kernel"].reshape(18, 4))
+        orthogonal = left[:, :4] @ right
+        cosine = np.sum(matrix * orthogonal) / np.linalg.norm(matrix) / np.linalg.norm(orthogonal)
+        assert cosine > 0.98
+
+    def test_leaves_the_output_and_biases_to_adam(self) -> None:
+        """Whose first step does not depend on the gradient's size, but for the sign."""
+        moved = self.moved()
+        for found, slope in (
+            (moved["output"]["kernel"], self.SLOPES["output"]["kernel"]),
+            (moved["conv1"]["bias"], self.SLOPES["conv1"]["bias"]),
+        ):
+            np.testing.assert_allclose(np.abs(found), np.abs(found).mean(), rtol=1e-3)
+            np.testing.assert_array_equal(np.sign(found), np.sign(slope))
+
+    def test_moves_no_kernel_where_only_styles_are_trained(self) -> None:
+        moved = self.moved(styles_only=True)
+        assert {float(np.abs(leaf).max()) for leaf in jax.tree.leaves(moved)} == {0.0}
+
+
 class TestStylesOnly:
     RECIPE = dataclasses.replace(RECIPE, styles_only=True)
 
@@ -430,6 +492,7 @@ class TestRecipe:
             ({"average_decay": 1.0}, r"average_decay must be in \[0, 1\), got 1.0"),
             ({"average_decay": float("nan")}, r"average_decay must be in \[0, 1\), got nan"),
             ({"mean": "geometric"}, "mean must be one of .*log.*, got 'geometric'"),
+            ({"optimizer": "sgd"}, "optimizer must be one of .*muon.*, got 'sgd'"),
             ({"schedule": "linear"}, "schedule must be one of .*cosine.*, got 'linear'"),
         ],
     )

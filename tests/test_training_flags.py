@@ -12,14 +12,20 @@ from perceptual_jax.errors import UserError
 from perceptual_jax.flags import Flags
 from perceptual_jax.io import images, photos, resources
 from perceptual_jax.networks import StyleNetwork, SuperResolutionNetwork
-from perceptual_jax.training_flags import Amount, Amounts
+from perceptual_jax.training_flags import Amount, Defaults
 
-AMOUNTS = Amounts(accelerator=Amount(256, 4, 40000), cpu=Amount(128, 1, 4000))
+DEFAULTS = Defaults(
+    accelerator=Amount(256, 4, 40000),
+    cpu=Amount(128, 1, 4000),
+    optimizer="muon",
+    learning_rates={"muon": 2e-3, "adam": 1e-3},
+    mean="log",
+)
 
 
 def values_of(*arguments: str) -> Any:
     flags = Flags()
-    training_flags.define(flags, AMOUNTS)
+    training_flags.define(flags, DEFAULTS)
     training_flags.define_folder(flags)
     flags.values(["run.py", *arguments])
     return flags.values
@@ -27,13 +33,13 @@ def values_of(*arguments: str) -> Any:
 
 @pytest.mark.parametrize(
     ("backend", "expected"),
-    [("cpu", AMOUNTS.cpu), ("gpu", AMOUNTS.accelerator), ("tpu", AMOUNTS.accelerator)],
+    [("cpu", DEFAULTS.cpu), ("gpu", DEFAULTS.accelerator), ("tpu", DEFAULTS.accelerator)],
 )
 def test_amounts_are_those_of_the_device(
     backend: str, expected: Amount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert AMOUNTS.here() == expected
+    assert DEFAULTS.amount() == expected
 
 
 class TestSettings:
@@ -46,7 +52,7 @@ class TestSettings:
     ) -> None:
         monkeypatch.setattr(jax, "default_backend", lambda: backend)
         monkeypatch.setattr(jax, "device_count", lambda: 1)
-        settings = training_flags.settings_of(values_of(), AMOUNTS)
+        settings = training_flags.settings_of(values_of(), DEFAULTS)
         assert tuple(settings[x] for x in ("image_size", "batch_size", "steps")) == expected
 
     @pytest.mark.parametrize(
@@ -57,7 +63,7 @@ class TestSettings:
     ) -> None:
         monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
         monkeypatch.setattr(jax, "device_count", lambda: devices)
-        settings = training_flags.settings_of(values_of(f"--accumulate={accumulate}"), AMOUNTS)
+        settings = training_flags.settings_of(values_of(f"--accumulate={accumulate}"), DEFAULTS)
         assert settings["batch_size"] == expected
 
     @pytest.mark.parametrize("backend", ["cpu", "gpu"])
@@ -65,38 +71,47 @@ class TestSettings:
         monkeypatch.setattr(jax, "default_backend", lambda: backend)
         given = {"image_size": 64, "batch_size": 2, "steps": 7}
         flags = [f"--{name}={value}" for name, value in given.items()]
-        assert training_flags.settings_of(values_of(*flags), AMOUNTS).items() >= given.items()
+        assert training_flags.settings_of(values_of(*flags), DEFAULTS).items() >= given.items()
 
     def test_hold_every_flag_that_decides_the_result(self) -> None:
         """And none that does not: with those a run may be gone on with as one likes."""
         flags = Flags()
-        training_flags.define(flags, AMOUNTS)
+        training_flags.define(flags, DEFAULTS)
         deciding = {name for name in flags.values if name not in ("flagfile", "undefok")}
-        assert set(training_flags.settings_of(values_of(), AMOUNTS)) == deciding
+        assert set(training_flags.settings_of(values_of(), DEFAULTS)) == deciding
 
 
 class TestRecipe:
     def test_is_what_the_flags_say(self) -> None:
         values = values_of(
             "--steps=70",
-            "--learning_rate=0.002",
+            "--optimizer=adam",
+            "--learning_rate=0.003",
             "--schedule=constant",
             "--warmup_steps=5",
             "--loss_mean=linear",
             "--average_decay=0.5",
             "--accumulate=3",
         )
-        recipe = training_flags.recipe_of(values, training_flags.settings_of(values, AMOUNTS))
-        assert (recipe.steps, recipe.learning_rate, recipe.schedule) == (70, 0.002, "constant")
+        recipe = training_flags.recipe_of(values, training_flags.settings_of(values, DEFAULTS))
+        assert (recipe.steps, recipe.optimizer, recipe.learning_rate) == (70, "adam", 0.003)
+        assert recipe.schedule == "constant"
         assert (recipe.warmup_steps, recipe.mean, recipe.average_decay) == (5, "linear", 0.5)
         assert (recipe.accumulate, recipe.styles_only) == (3, False)
-        settings = training_flags.settings_of(values, AMOUNTS)
+        settings = training_flags.settings_of(values, DEFAULTS)
         assert training_flags.recipe_of(values, settings, styles_only=True).styles_only
 
-    def test_is_by_default_the_papers_rate_on_the_mean_of_logarithms(self) -> None:
-        values = values_of()
-        recipe = training_flags.recipe_of(values, training_flags.settings_of(values, AMOUNTS))
-        assert (recipe.learning_rate, recipe.schedule, recipe.mean) == (1e-3, "cosine", "log")
+    @pytest.mark.parametrize(
+        ("flags", "expected"),
+        [([], ("muon", 2e-3)), (["--optimizer=adam"], ("adam", 1e-3))],
+    )
+    def test_the_rate_follows_from_the_optimizer(
+        self, flags: list[str], expected: tuple[str, float]
+    ) -> None:
+        values = values_of(*flags)
+        recipe = training_flags.recipe_of(values, training_flags.settings_of(values, DEFAULTS))
+        assert (recipe.optimizer, recipe.learning_rate) == expected
+        assert (recipe.schedule, recipe.mean) == ("cosine", "log")
 
 
 class TestPlaces:

@@ -28,12 +28,19 @@ from perceptual_jax import (
 from perceptual_jax.errors import UserError, usage_errors
 from perceptual_jax.io import images, network_files, resources, sheets, weights
 from perceptual_jax.io.network_files import TrainedNetwork
-from perceptual_jax.training_flags import Amount, Amounts
+from perceptual_jax.training_flags import Amount, Defaults
 
 # On an accelerator the paper's (Johnson et al. 2016, section 4.2).
-AMOUNTS = Amounts(
+# Where a photo is flat, the bicubic enlargement is almost right, and the logarithm of a loss near
+# zero would make such photos decide every step: nothing is learnt then.  Without normalisation the
+# paper's rate, 1e-3, is near what breaks down.
+DEFAULTS = Defaults(
     accelerator=Amount(image_size=288, batch_size=4, steps=200_000),
     cpu=Amount(image_size=144, batch_size=1, steps=10_000),
+    optimizer="adam",
+    learning_rates={"adam": 5e-4, "muon": 5e-4},
+    mean="linear",
+    warmup_steps=100,
 )
 
 _LOSSES = ("feature", "pixel", "both")
@@ -80,10 +87,7 @@ def define_flags(define: flags.Flags) -> None:
     define.integer("width", 64, "Channels.", least=1)
     define.integer("residual_blocks", 4, "In the middle of the network.", least=0)
     define.text("network", None, "A trained network to begin with; its architecture is kept.")
-    # Where a photo is flat, the bicubic enlargement is almost right, and the logarithm of a loss
-    # near zero would make such photos decide every step: nothing is learnt then.  Without
-    # normalisation the paper's rate, 1e-3, is near what breaks down.
-    training_flags.define(define, AMOUNTS, learning_rate=5e-4, mean="linear", warmup_steps=100)
+    training_flags.define(define, DEFAULTS)
     define.integer(
         "photo_size",
         384,
@@ -171,7 +175,7 @@ def _settings(values: Any) -> dict[str, Any]:
     )
     return {
         **{name: getattr(values, name) for name in names},
-        **training_flags.settings_of(values, AMOUNTS),
+        **training_flags.settings_of(values, DEFAULTS),
     }
 
 

@@ -25,12 +25,15 @@ from perceptual_jax import (
 from perceptual_jax.errors import UserError, usage_errors
 from perceptual_jax.io import images, network_files, resources, sheets, weights
 from perceptual_jax.io.network_files import TrainedNetwork
-from perceptual_jax.training_flags import Amount, Amounts
+from perceptual_jax.training_flags import Amount, Defaults
 
 # On an accelerator the paper's (Johnson et al. 2016, section 4.1).
-AMOUNTS = Amounts(
+DEFAULTS = Defaults(
     accelerator=Amount(image_size=256, batch_size=4, steps=40_000),
     cpu=Amount(image_size=128, batch_size=1, steps=4_000),
+    optimizer="muon",
+    learning_rates={"muon": 2e-3, "adam": 1e-3},
+    mean="log",
 )
 
 _THUMBNAIL_SIDE = 96
@@ -66,7 +69,7 @@ def define_flags(define: flags.Flags) -> None:
         "With --network: add the paintings of --style to it, by training nothing but their own "
         "normalisation parameters.",
     )
-    training_flags.define(define, AMOUNTS)
+    training_flags.define(define, DEFAULTS)
     training_flags.define_folder(define)
 
 
@@ -117,7 +120,7 @@ def _settings(values: Any) -> dict[str, Any]:
         "residual_blocks": values.residual_blocks,
         "network": values.network,
         "freeze_trunk": values.freeze_trunk,
-        **training_flags.settings_of(values, AMOUNTS),
+        **training_flags.settings_of(values, DEFAULTS),
     }
 
 

@@ -318,8 +318,9 @@ class TestFreezeTrunk:
         before, after = network_files.load(network), network_files.load("on/network.safetensors")
         assert after.styles == before.styles
         kernels = [x.variables["params"]["conv1"]["kernel"] for x in (before, after)]
-        # No step of Adam is longer than the learning rate by much; a fresh network is far away.
-        assert 0.0 < np.abs(kernels[1] - kernels[0]).max() < 2e-3 * STEPS
+        # No step of Muon is longer than the learning rate by more than a quarter, root mean square;
+        # a fresh network is far away.
+        assert 0.0 < np.sqrt(np.mean((kernels[1] - kernels[0]) ** 2)) < 1.25 * 2e-3 * STEPS
 
 
 class TestMistakes:
