@@ -256,9 +256,11 @@ def main() -> None:
     subjects = [trained.load(name) for name in arguments.network.split(",")]
     first = subjects[0]
     for subject in subjects:
-        for what in ("vgg", "style_size"):
-            if subject.aim != first.aim or subject.settings[what] != first.settings[what]:
-                sys.exit(f"{subject.name} was trained for another objective than {first.name}")
+        # What is judged is clipped: how much pixels out of range counted is no matter.
+        aim = dataclasses.replace(subject.aim, range_weight=first.aim.range_weight)
+        settings = {what: subject.settings[what] for what in ("vgg", "style_size")}
+        if aim != first.aim or not settings.items() <= first.settings.items():
+            sys.exit(f"{subject.name} was trained for another objective than {first.name}")
     styles = arguments.style.split(",") if arguments.style else list(first.styles)
     for subject, style in itertools.product(subjects, styles):
         subject.style_weights(style)  # Raises now, and not after an hour, if it does not have it.

@@ -36,6 +36,11 @@ DEFAULTS = Defaults(
     mean="log",
 )
 
+# A picture's pixels are clipped when it is written, which no objective of the paper knows: its
+# network cannot leave the range, by its tanh.  Trained without this, the shipped network's pictures
+# were 2.5% further from their objective once they were clipped.
+AIM = dataclasses.replace(objective.JOHNSON, range_weight=0.01)
+
 _THUMBNAIL_SIDE = 96
 
 
@@ -52,7 +57,7 @@ def define_flags(define: flags.Flags) -> None:
         "Long side at which a painting is looked at, in pixels: larger gives larger strokes.",
         least=32,
     )
-    flags.objective(define, objective.JOHNSON)
+    flags.objective(define, AIM)
     define.group("Network")
     define.choice(
         "architecture",
@@ -77,7 +82,7 @@ def main(values: Any) -> int:
     memory.keep()
     with usage_errors():
         training_flags.join_processes(values)
-        aim = dataclasses.replace(flags.objective_of(values, objective.JOHNSON), dtype=values.dtype)
+        aim = dataclasses.replace(flags.objective_of(values, AIM), dtype=values.dtype)
     if not values.style:
         raise UserError("--style is empty: give a painting")
     name = "-".join(Path(style).stem for style in values.style)
