@@ -150,9 +150,11 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     running.start("--workdir=one")
+    running.start("--workdir=adam", "--optimizer=adam")
     for index in (0, 1):
         running.start(
             "--workdir=two",
+            "--optimizer=adam",
             f"--coordinator=127.0.0.1:{port}",
             "--num_processes=2",
             f"--process_id={index}",
@@ -205,7 +207,7 @@ class TestResult:
     def test_is_measured_and_drawn(self, whole: Path) -> None:
         lines = metrics(whole)
         assert lines[-1]["step"] == STEPS
-        terms = {"content/relu1_2", "style/relu1_1", "total_variation"}
+        terms = {"content/relu1_2", "style/relu1_1", "total_variation", "range"}
         assert all(set(line["terms"]) == terms for line in lines)
         config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
         assert config["style"] == ["red.png", "blue.png"]
@@ -429,7 +431,8 @@ class TestPrograms:
         assert "cpu_aot_loader" not in told  # Of programs that it found compiled.
 
     def test_two_processes_train_as_one(self, programs: Programs) -> None:
-        one, two = (metrics(programs.folder / name) for name in ("one", "two"))
+        """To rounding, which Muon magnifies where a gradient has hardly any, and Adam does not."""
+        one, two = (metrics(programs.folder / name) for name in ("adam", "two"))
         begin = 0
         for line in two:
             # Alone it also reports every second: these of the same steps, together.
@@ -437,6 +440,6 @@ class TestPrograms:
             counts = np.diff([begin, *(x["step"] for x in alone)])
             for name, value in line["terms"].items():
                 mean = np.average([x["terms"][name] for x in alone], weights=counts)
-                assert value == pytest.approx(mean, rel=1e-3), (name, line["step"])
+                assert value == pytest.approx(mean, rel=1e-5), (name, line["step"])
             begin = line["step"]
         assert begin == LONGER
