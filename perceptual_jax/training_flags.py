@@ -84,8 +84,8 @@ def define(flags: Flags, defaults: Defaults) -> None:
         "optimizer",
         defaults.optimizer,
         list(OPTIMIZERS),
-        "How weights are moved: by Adam, as in the paper; or by Muon, which learns a style in two "
-        "thirds of the steps.",
+        "How weights are moved: by Adam, as in the paper; or by Muon, which learns a style in "
+        "fewer steps, and magnifies rounding.",
     )
     rates = ", ".join(f"{rate:g} with {name}" for name, rate in defaults.learning_rates.items())
     flags.number("learning_rate", None, f"Size of a step. If not given: {rates}.", least=1e-9)

@@ -17,8 +17,8 @@ from perceptual_jax.training_flags import Amount, Defaults
 DEFAULTS = Defaults(
     accelerator=Amount(256, 4, 40000),
     cpu=Amount(128, 1, 4000),
-    optimizer="muon",
-    learning_rates={"muon": 2e-3, "adam": 1e-3},
+    optimizer="adam",
+    learning_rates={"adam": 1e-3, "muon": 2e-3},
     mean="log",
 )
 
@@ -85,7 +85,7 @@ class TestRecipe:
     def test_is_what_the_flags_say(self) -> None:
         values = values_of(
             "--steps=70",
-            "--optimizer=adam",
+            "--optimizer=muon",
             "--learning_rate=0.003",
             "--schedule=constant",
             "--warmup_steps=5",
@@ -94,24 +94,23 @@ class TestRecipe:
             "--accumulate=3",
         )
         recipe = training_flags.recipe_of(values, training_flags.settings_of(values, DEFAULTS))
-        assert (recipe.steps, recipe.optimizer, recipe.learning_rate) == (70, "adam", 0.003)
+        assert (recipe.steps, recipe.optimizer, recipe.learning_rate) == (70, "muon", 0.003)
         assert recipe.schedule == "constant"
         assert (recipe.warmup_steps, recipe.mean, recipe.average_decay) == (5, "linear", 0.5)
         assert (recipe.accumulate, recipe.styles_only) == (3, False)
         settings = training_flags.settings_of(values, DEFAULTS)
         assert training_flags.recipe_of(values, settings, styles_only=True).styles_only
 
-    @pytest.mark.parametrize(
-        ("flags", "expected"),
-        [([], ("muon", 2e-3)), (["--optimizer=adam"], ("adam", 1e-3))],
-    )
-    def test_the_rate_follows_from_the_optimizer(
-        self, flags: list[str], expected: tuple[str, float]
-    ) -> None:
-        values = values_of(*flags)
+    def test_is_by_default_the_papers_rate_on_the_mean_of_logarithms(self) -> None:
+        values = values_of()
         recipe = training_flags.recipe_of(values, training_flags.settings_of(values, DEFAULTS))
-        assert (recipe.optimizer, recipe.learning_rate) == expected
-        assert (recipe.schedule, recipe.mean) == ("cosine", "log")
+        assert (recipe.learning_rate, recipe.schedule, recipe.mean) == (1e-3, "cosine", "log")
+        assert recipe.optimizer == "adam"
+
+    def test_the_rate_follows_from_the_optimizer(self) -> None:
+        values = values_of("--optimizer=muon")
+        recipe = training_flags.recipe_of(values, training_flags.settings_of(values, DEFAULTS))
+        assert (recipe.optimizer, recipe.learning_rate) == ("muon", 2e-3)
 
 
 class TestPlaces:

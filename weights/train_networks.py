@@ -56,13 +56,14 @@ def phases(*, accelerator: bool) -> list[Phase]:
     style = {"style": STYLES}
     early = {"image_size": "128", "batch_size": "16" if accelerator else "1"}
     late = {"image_size": "256", "batch_size": "8" if accelerator else "1"}
+    rate = "5e-4" if accelerator else "3e-4"
     found = [
         Phase("style-128", "train_transform", 0.15 if accelerator else 0.45, style | early),
         Phase(
             "style-256",
             "train_transform",
             0.45 if accelerator else 0.15,
-            {**style, **late, "learning_rate": "1e-3"},
+            {**style, **late, "learning_rate": rate},
             after="style-128",
             ships="styles",
         ),

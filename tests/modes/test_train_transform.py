@@ -150,11 +150,9 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     running.start("--workdir=one")
-    running.start("--workdir=adam", "--optimizer=adam")
     for index in (0, 1):
         running.start(
             "--workdir=two",
-            "--optimizer=adam",
             f"--coordinator=127.0.0.1:{port}",
             "--num_processes=2",
             f"--process_id={index}",
@@ -207,7 +205,7 @@ class TestResult:
     def test_is_measured_and_drawn(self, whole: Path) -> None:
         lines = metrics(whole)
         assert lines[-1]["step"] == STEPS
-        terms = {"content/relu1_2", "style/relu1_1", "total_variation", "range"}
+        terms = {"content/relu1_2", "style/relu1_1", "total_variation"}
         assert all(set(line["terms"]) == terms for line in lines)
         config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
         assert config["style"] == ["red.png", "blue.png"]
@@ -320,9 +318,8 @@ class TestFreezeTrunk:
         before, after = network_files.load(network), network_files.load("on/network.safetensors")
         assert after.styles == before.styles
         kernels = [x.variables["params"]["conv1"]["kernel"] for x in (before, after)]
-        # No step of Muon is longer than the learning rate by more than a quarter, root mean square;
-        # a fresh network is far away.
-        assert 0.0 < np.sqrt(np.mean((kernels[1] - kernels[0]) ** 2)) < 1.25 * 2e-3 * STEPS
+        # No step of Adam is longer than the learning rate by much; a fresh network is far away.
+        assert 0.0 < np.abs(kernels[1] - kernels[0]).max() < 2e-3 * STEPS
 
 
 class TestMistakes:
@@ -431,8 +428,7 @@ class TestPrograms:
         assert "cpu_aot_loader" not in told  # Of programs that it found compiled.
 
     def test_two_processes_train_as_one(self, programs: Programs) -> None:
-        """To rounding, which Muon magnifies where a gradient has hardly any, and Adam does not."""
-        one, two = (metrics(programs.folder / name) for name in ("adam", "two"))
+        one, two = (metrics(programs.folder / name) for name in ("one", "two"))
         begin = 0
         for line in two:
             # Alone it also reports every second: these of the same steps, together.
@@ -440,6 +436,6 @@ class TestPrograms:
             counts = np.diff([begin, *(x["step"] for x in alone)])
             for name, value in line["terms"].items():
                 mean = np.average([x["terms"][name] for x in alone], weights=counts)
-                assert value == pytest.approx(mean, rel=1e-5), (name, line["step"])
+                assert value == pytest.approx(mean, rel=1e-3), (name, line["step"])
             begin = line["step"]
         assert begin == LONGER
