@@ -18,7 +18,8 @@ from report import Part
 from trained import ROOT
 from whole_process import Measured
 
-from perceptual_jax.io import network_files, resources
+from perceptual_jax.io import resources
+from perceptual_jax.pretrained import networks as pretrained_networks
 
 OURS = "perceptual_jax, one pass"
 ONNX_RUNTIME = "ONNX Runtime"
@@ -83,7 +84,9 @@ def photo(arguments: argparse.Namespace, size: int) -> np.ndarray:
 def network_file(arguments: argparse.Namespace, folder: Path) -> Path:
     """The network as a file, whether it was a file's name or a shipped network's."""
     path = folder / "network.safetensors"
-    network_files.save(path, network_files.load(arguments.network), dtype="float32")
+    pretrained_networks.save(
+        path, pretrained_networks.load_network(arguments.network), dtype="float32"
+    )
     return path
 
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout that this is in.
 
-from perceptual_jax import convolution
+from perceptual_jax.ops import backend, conv, pad, pool
 
 REPEATS = 7
 # What is slow is not repeated: its time is in seconds, and needs no care.
@@ -113,7 +113,7 @@ def main() -> None:
     arguments = parse(sys.argv[1:])
     dtype = arguments.dtype
     wanted = dtype == "bfloat16" and arguments.matrix_units
-    units = "with" if wanted and convolution.use_matrix_units() else "without"
+    units = "with" if wanted and backend.use_matrix_units() else "without"
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__}, {device}, {os.cpu_count()} cores, {units} matrix units\n")
     print(f"| form, ms | plain, float32 | here, {dtype} | times faster |\n|---|---|---|---|")
@@ -122,25 +122,25 @@ def main() -> None:
         keys = jax.random.split(jax.random.key(0))
         images = jax.random.normal(keys[0], (1, side, side, channels))
         kernel = jax.random.normal(keys[1], (3, 3, channels, channels)) / (3 * channels**0.5)
-        constant = convolution.constant(kernel, dtype=dtype)
+        constant = conv.freeze(kernel, dtype=dtype)
 
         def with_constant(images: jax.Array, _: Any, constant: Any = constant) -> jax.Array:
-            return convolution.constant_convolve(images, constant)
+            return conv.frozen_conv2d(images, constant)
 
         what = f"3x3, {channels} channels at {side}x{side}"
         both = (images, kernel)
-        compare(f"{what}: forward", plain, convolution.convolve, *both)
+        compare(f"{what}: forward", plain, conv.conv2d_reverse, *both)
         compare(f"{what}: forward, kernel constant", plain, with_constant, *both)
-        gradients = image_gradient(plain), image_gradient(convolution.convolve)
+        gradients = image_gradient(plain), image_gradient(conv.conv2d_reverse)
         compare(f"{what}: image gradient", *gradients, *both)
-        gradients = kernel_gradient(plain), kernel_gradient(convolution.convolve)
+        gradients = kernel_gradient(plain), kernel_gradient(conv.conv2d_reverse)
         compare(f"{what}: kernel gradient", *gradients, *both)
-        loops = in_loop(plain), in_loop(convolution.convolve)
+        loops = in_loop(plain), in_loop(conv.conv2d_reverse)
         compare(f"{what}: {ITERATIONS} image gradients in a loop", *loops, *both)
         loops = in_loop(plain), in_loop(with_constant)
         compare(f"{what}: the same, kernel constant", *loops, *both)
     valid: dict[str, Any] = {"padding": "VALID"}
-    forms = functools.partial(plain, **valid), functools.partial(convolution.convolve, **valid)
+    forms = functools.partial(plain, **valid), functools.partial(conv.conv2d_reverse, **valid)
     for inputs, outputs in ((3, 32), (32, 3), (64, 3)):
         keys = jax.random.split(jax.random.key(0))
         images = jax.random.normal(keys[0], (1, 520, 520, inputs))
@@ -154,13 +154,13 @@ def main() -> None:
         compare(
             f"reflection of {margin}, {channels} channels at {side}x{side}: gradient",
             image_gradient(functools.partial(mirrored, margin=margin)),
-            image_gradient(lambda x, margin=margin: convolution.reflect_pad(x, margin)),
+            image_gradient(lambda x, margin=margin: pad.reflect_pad_reverse(x, margin)),
             images,
         )
     images = jax.nn.relu(jax.random.normal(jax.random.key(0), (1, 256, 256, 64)))
     what = "2x2 max pooling, 64 channels at 256x256"
-    compare(f"{what}: forward", reduce_window_max, convolution.max_pool, images)
-    gradients = image_gradient(reduce_window_max), image_gradient(convolution.max_pool)
+    compare(f"{what}: forward", reduce_window_max, pool.max_pool_reverse, images)
+    gradients = image_gradient(reduce_window_max), image_gradient(pool.max_pool_reverse)
     compare(f"{what}: gradient", *gradients, images)
 
 

@@ -28,9 +28,9 @@ from report import Part
 from trained import ROOT, Subject
 
 from perceptual_jax import objective, synthesis
-from perceptual_jax.io import weights
 from perceptual_jax.objective import Objective, Targets
-from perceptual_jax.synthesis import Optimizer
+from perceptual_jax.pretrained import vgg as pretrained_vgg
+from perceptual_jax.synthesis.loop import Optimizer
 
 # Iterations after which the optimiser's objective is told.
 MARKS = (10, 20, 50, 100, 200, 500)
@@ -48,7 +48,7 @@ class Judge:
 
     def __init__(self, aim: Objective, vgg: str) -> None:
         self.aim = aim
-        self.params = synthesis.prepared(weights.load(vgg), aim)
+        self.params = synthesis.prepared(pretrained_vgg.load_vgg(vgg), aim)
         self._targets = jax.jit(objective.targets, static_argnums=0)
 
         @jax.jit
@@ -90,7 +90,7 @@ def compare(
 ) -> tuple[list[Line], dict[str, dict[str, list[float]]]]:
     """A line for every network, style and photo, and the optimiser's curves by style and photo."""
     judge = Judge(subjects[0].aim, subjects[0].settings["vgg"])
-    optimizer = Optimizer() if arguments.preconditioned else Optimizer(boost=0.0)
+    optimizer = Optimizer() if arguments.preconditioned else Optimizer(low_frequency_gain=0.0)
     lines: list[Line] = []
     curves: dict[str, dict[str, list[float]]] = {style: {} for style in styles}
     for style in styles:

@@ -19,11 +19,12 @@ from peer_process import Peer
 from report import Part
 from trained import ROOT
 
-from perceptual_jax import networks, super_resolution
-from perceptual_jax.errors import UserError
-from perceptual_jax.io import images, network_files
-from perceptual_jax.io.network_files import TrainedNetwork
-from perceptual_jax.networks import SuperResolutionNetwork
+from perceptual_jax.cli.errors import UserError
+from perceptual_jax.io import images
+from perceptual_jax.models import networks, super_resolution
+from perceptual_jax.models.networks import SuperResolutionNetwork
+from perceptual_jax.pretrained import networks as pretrained_networks
+from perceptual_jax.pretrained.networks import TrainedNetwork
 
 PEER = ROOT / "benchmarks" / "peers" / "superres_torch.py"
 
@@ -92,7 +93,7 @@ def peer_command(arguments: argparse.Namespace, network: Path) -> Command:
 
 def load(name_or_path: str) -> TrainedNetwork:
     """Raises `UserError` unless it is a network that the peer has too."""
-    found = network_files.load(name_or_path)
+    found = pretrained_networks.load_network(name_or_path)
     network = found.network
     if not isinstance(network, SuperResolutionNetwork):
         raise UserError(f"{name_or_path} is no network for super-resolution")

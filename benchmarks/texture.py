@@ -13,8 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import trained
 
-from perceptual_jax import degradation, metrics, networks, super_resolution
-from perceptual_jax.io import images, network_files
+from perceptual_jax import metrics
+from perceptual_jax.io import images
+from perceptual_jax.models import networks, super_resolution
+from perceptual_jax.pretrained import networks as pretrained_networks
+from perceptual_jax.training import degradation
 
 # Cycles per 32 pixels of the stripes, which the loss at relu2_2 brings: 0.31 to 0.44 per pixel.
 _WINDOW, _STRIPES = 32, slice(10, 14)
@@ -69,7 +72,7 @@ def slope(luma: np.ndarray, truth: np.ndarray) -> float:
 
 
 def measure(
-    photo: np.ndarray, found: network_files.TrainedNetwork | None, factor: int
+    photo: np.ndarray, found: pretrained_networks.TrainedNetwork | None, factor: int
 ) -> list[float]:
     """The four numbers for one photo of 8 bits, enlarged by a network, or by bicubic."""
     small = degradation.degrade(photo, factor) / np.float32(255)
@@ -103,7 +106,9 @@ def main() -> None:
         photos.append(images.eight_bits(picture[:height, :width]))
     print("| | sharpness | grid | stripes | slope |\n|---|---|---|---|---|")
     for name in ["bicubic", *arguments.network.split(",")]:
-        found = None if name == "bicubic" else network_files.load_superres(name, arguments.factor)
+        found = (
+            None if name == "bicubic" else pretrained_networks.load_superres(name, arguments.factor)
+        )
         means = np.mean([measure(photo, found, arguments.factor) for photo in photos], axis=0)
         print(f"| {name} | {means[0]:.0%} | {means[1]:.2f} | {means[2]:.2f} | {means[3]:.2f} |")
 

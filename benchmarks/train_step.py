@@ -27,17 +27,22 @@ from peer_process import Peer
 from report import Part
 from trained import ROOT
 
-from perceptual_jax import convolution, memory, tasks, training
-from perceptual_jax.io import images, network_files, resources, weights
-from perceptual_jax.networks import StyleNetwork
+from perceptual_jax import training
+from perceptual_jax.cli import memory
+from perceptual_jax.io import images, resources
+from perceptual_jax.models.networks import StyleNetwork
 from perceptual_jax.objective import JOHNSON
+from perceptual_jax.ops import backend
+from perceptual_jax.pretrained import networks as pretrained_networks
+from perceptual_jax.pretrained import vgg as pretrained_vgg
+from perceptual_jax.training import train_losses
 
 OURS = "perceptual_jax"
 PEER = ROOT / "benchmarks" / "peers" / "train_step_torch.py"
 LAYOUTS = ("channels_last", "channels_first")
 
 # Adam, the plain mean and no average of the weights: what the paper trains with.
-RECIPE = training.Recipe(steps=10_000, schedule="constant", mean="linear", average_decay=0.0)
+RECIPE = training.TrainConfig(steps=10_000, schedule="constant", mean="linear", ema_decay=0.0)
 
 # What the losses may differ by: before the first step, and after it, when rounding has grown. In
 # bfloat16 only before: Adam's first step is as long for a gradient that is 0 but for rounding, as
@@ -100,10 +105,10 @@ def our_steps(
     mesh = training.data_mesh()
     state = training.start(variables, RECIPE, mesh)
     aim = dataclasses.replace(JOHNSON, dtype=network.dtype)
-    constants = tasks.style_constants(aim, weights.load("vgg16"), [painting])
-    constants = training.replicated(constants, mesh)
-    batch = training.spread({"photos": photos, "index": np.arange(len(photos))}, mesh)
-    step = training.make_step(tasks.style_loss(network, aim), RECIPE)
+    constants = train_losses.style_constants(aim, pretrained_vgg.load_vgg("vgg16"), [painting])
+    constants = training.replicate(constants, mesh)
+    batch = training.shard_batch({"photos": photos, "index": np.arange(len(photos))}, mesh)
+    step = training.make_step(train_losses.style_loss(network, aim), RECIPE)
 
     def steps(count: int) -> dict[str, Any]:
         nonlocal state
@@ -128,10 +133,10 @@ def peer_command(
     folder: Path,
 ) -> list[str | Path]:
     """Of the peer, for which everything is put into files."""
-    first = network_files.TrainedNetwork(
+    first = pretrained_networks.TrainedNetwork(
         network=network, variables=variables, styles=("style",), settings={}
     )
-    network_files.save(folder / "network.safetensors", first, dtype="float32")
+    pretrained_networks.save(folder / "network.safetensors", first, dtype="float32")
     np.save(folder / "photos.npy", photos)
     np.save(folder / "painting.npy", painting)
     return [
@@ -184,7 +189,7 @@ def main() -> None:
     memory.keep()  # As the modes that train do.
     arguments = parse(sys.argv[1:])
     if arguments.dtype == "bfloat16":
-        convolution.use_matrix_units()
+        backend.use_matrix_units()
     where = report.machine(arguments.torch_python)
     with tempfile.TemporaryDirectory() as folder:
         part = measure(arguments, Path(folder))

@@ -10,11 +10,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout that this is in.
 
-from perceptual_jax import stylization
-from perceptual_jax.errors import UserError
-from perceptual_jax.io import images, network_files, resources
-from perceptual_jax.networks import StyleNetwork
+from perceptual_jax.cli.errors import UserError
+from perceptual_jax.io import images, resources
+from perceptual_jax.models import stylization
+from perceptual_jax.models.networks import StyleNetwork
 from perceptual_jax.objective import JOHNSON, Objective
+from perceptual_jax.pretrained import networks as pretrained_networks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,7 +69,7 @@ def load(name_or_path: str) -> Subject:
     Raises:
       UserError: there is none, or it does not say what it was trained for.
     """
-    found = network_files.load(name_or_path)
+    found = pretrained_networks.load_network(name_or_path)
     settings = found.settings
     if not isinstance(found.network, StyleNetwork) or "style_size" not in settings:
         raise UserError(f"{name_or_path} is no style network trained by --mode=train_transform")

@@ -7,21 +7,19 @@ literature's names: `conv3_2` is the convolution's output before the ReLU, `relu
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perceptual_jax import convolution
+from perceptual_jax.ops import conv, pool
+from perceptual_jax.ops.conv import FrozenKernel
 
 Params = Mapping[str, Mapping[str, Any]]
 
-POOLINGS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "max": convolution.max_pool,
-    "avg": convolution.average_pool,
-}
+POOLINGS = ("max", "avg")
 
 # The slack lets images under optimisation pass, which stray a little out of [0, 1], and still
 # catches [-1, 1], ImageNet-normalised and 0..255 images.
@@ -96,14 +94,16 @@ def check_layers(params: Params, layers: Iterable[str]) -> None:
         )
 
 
-def constant(params: Params, layers: Iterable[str], *, dtype: Any = jnp.float32) -> Params:
-    """The network as `features` computes `layers` fastest, for programs in which it stays as it is.
+def freeze(params: Params, layers: Iterable[str], *, dtype: Any = jnp.float32) -> Params:
+    """The network prepared for loops in which its parameters stay as they are.
 
-    Up to the deepest of `layers` every kernel becomes a `convolution.Constant`, two to four times
-    as large, through which no gradient comes back to the parameters.
+    `features` of the result is faster, most of all its gradient inside a compiled loop.  What that
+    gives up: forward-mode differentiation (`jax.jvp`, `jax.hessian`), the gradient with respect to
+    the parameters, which is zero, and other platforms than this process's default backend.  Every
+    kernel up to the deepest of `layers` becomes a `FrozenKernel`, two to four times as large.
 
     Args:
-      params: VGG parameters; those that are constant already are kept.
+      params: VGG parameters; kernels that are frozen already are kept.
       layers: that will be asked for.
       dtype: that `features` will be asked to compute in.
 
@@ -118,8 +118,8 @@ def constant(params: Params, layers: Iterable[str], *, dtype: Any = jnp.float32)
     for name in names[:count]:
         if name.startswith("conv"):
             kernel = params[name]["kernel"]
-            if not isinstance(kernel, convolution.Constant):
-                kernel = convolution.constant(kernel, dtype=dtype)
+            if not isinstance(kernel, FrozenKernel):
+                kernel = conv.freeze(kernel, dtype=dtype)
             result[name] = {**params[name], "kernel": kernel}
     return result
 
@@ -136,7 +136,7 @@ def features(
 
     Args:
       params: `{"normalization": {"mean": (3,), "std": (3,)}, "conv1_1": {"kernel":
-        (3, 3, 3, 64), "bias": (64,)}, ...}`, as `perceptual_jax.io.weights.load` gives it; whether
+        (3, 3, 3, 64), "bias": (64,)}, ...}`, as `perceptual_jax.load_vgg` gives it; whether
         it is VGG-16 or VGG-19 follows from its keys.
       images: `(..., H, W, 3)`, RGB, in [0, 1].
       layers: names such as `conv4_2`, `relu4_2`, `pool4`; see `layer_names`.
@@ -174,15 +174,15 @@ def features(
             break
         if name.startswith("conv"):
             layer = jax.tree.map(lambda values: jnp.asarray(values, dtype), dict(params[name]))
-            if isinstance(layer["kernel"], convolution.Constant):
-                x = convolution.constant_convolve(x, layer["kernel"])
-            else:
-                x = convolution.convolve(x, layer["kernel"])
+            frozen = isinstance(layer["kernel"], FrozenKernel)
+            x = (conv.frozen_conv2d if frozen else conv.conv2d)(x, layer["kernel"])
             x = x + layer["bias"].reshape(1, 1, 1, -1)
         elif name.startswith("relu"):
             x = jax.nn.relu(x)
+        elif pooling == "avg":
+            x = pool.average_pool(x)
         else:
-            x = POOLINGS[pooling](x)
+            x = (pool.max_pool_reverse if frozen else pool.max_pool)(x)
         if name in layers:
             found[name] = x
     return {name: x.reshape(*batch, *x.shape[1:]) for name, x in found.items()}

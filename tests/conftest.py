@@ -30,7 +30,7 @@ def compiled_quickly() -> Iterator[None]:
 def training_steps() -> Iterator[None]:
     """What all tests of a module that trains need of steps.
 
-    optax's Adam adds integers to floats, and a step of the same loss and recipe is the same program
+    optax's Adam adds integers to floats, and a step of the same loss and config is the same program
     in every test.
     """
     from perceptual_jax import training

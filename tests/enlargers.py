@@ -4,9 +4,9 @@ from typing import Any
 
 import jax
 
-from perceptual_jax import networks
-from perceptual_jax.io.network_files import TrainedNetwork
-from perceptual_jax.networks import SuperResolutionNetwork
+from perceptual_jax.models import networks
+from perceptual_jax.models.networks import SuperResolutionNetwork
+from perceptual_jax.pretrained.networks import TrainedNetwork
 from tests import reference
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from perceptual_jax import console
+from perceptual_jax.cli import console
 
 
 def stop_after(step: int, number: signal.Signals, patch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from perceptual_jax import losses
-from perceptual_jax import objective as objectives
-from perceptual_jax.io import weights
+from perceptual_jax import objective as objective_lib
 from perceptual_jax.objective import Objective
+from perceptual_jax.pretrained import vgg as pretrained_vgg
 from tests import reference
 
 PAGE = (Path(__file__).parents[1] / "docs" / "losses.md").read_text()
@@ -205,17 +205,17 @@ def converted(formulation: str, cells: Sequence[str]) -> Objective:
 
 @functools.partial(jax.jit, static_argnums=0)
 def evaluate(
-    objective: Objective, found: objectives.Targets, images: jax.Array
+    objective: Objective, found: objective_lib.Targets, images: jax.Array
 ) -> dict[str, jax.Array]:
-    one = functools.partial(objectives.evaluate, objective, PARAMS, targets=found)
+    one = functools.partial(objective_lib.evaluate, objective, PARAMS, targets=found)
     return jax.vmap(lambda image: one(image)[1])(images)
 
 
-@pytest.mark.parametrize("formulation", objectives.FORMULATIONS)
+@pytest.mark.parametrize("formulation", objective_lib.FORMULATIONS)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_converted_weights_give_the_programs_terms(name: str, formulation: str) -> None:
     objective = converted(formulation, FACTORS[name])
-    found = objectives.targets(
+    found = objective_lib.targets(
         objective, PARAMS, content=jnp.asarray(PHOTO), styles=[jnp.asarray(PAINTING)]
     )
     ours = evaluate(objective, found, jnp.asarray(IMAGES))
@@ -256,7 +256,9 @@ def test_formulations_differ_by_the_factors_of_the_page() -> None:
 
 
 def test_activations_are_those_of_0_to_255() -> None:
-    np.testing.assert_allclose(weights.load()["normalization"]["std"], [1 / 255] * 3, rtol=1e-6)
+    np.testing.assert_allclose(
+        pretrained_vgg.load_vgg()["normalization"]["std"], [1 / 255] * 3, rtol=1e-6
+    )
 
 
 def test_the_example_runs_and_its_two_objectives_are_the_same() -> None:

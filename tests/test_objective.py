@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perceptual_jax import objective as objectives
+from perceptual_jax import objective as objective_lib
 from perceptual_jax import vgg
 from perceptual_jax.objective import GATYS, JOHNSON, Objective
 from tests import reference
@@ -31,13 +31,13 @@ SMALL = Objective(
     tv_weight=1e-3,
 )
 
-evaluate = jax.jit(objectives.evaluate, static_argnums=0)
+evaluate = jax.jit(objective_lib.evaluate, static_argnums=0)
 
 
-def made_for(objective: Objective, **options: Any) -> objectives.Targets:
+def made_for(objective: Objective, **options: Any) -> objective_lib.Targets:
     given: dict[str, Any] = {"content": jnp.asarray(PHOTO), "styles": [jnp.asarray(PAINTING)]}
     given.update(options)
-    return objectives.targets(objective, PARAMS, **given)
+    return objective_lib.targets(objective, PARAMS, **given)
 
 
 def features(image: np.ndarray, pooling: str = "max") -> dict[str, np.ndarray]:
@@ -101,7 +101,7 @@ class TestFormulations:
         variation = 1e-3 * squared_variation(IMAGE) / (2 if in_code else 1)
         np.testing.assert_allclose(terms["total_variation"], variation, rtol=1e-5)
 
-    @pytest.mark.parametrize("formulation", objectives.FORMULATIONS)
+    @pytest.mark.parametrize("formulation", objective_lib.FORMULATIONS)
     def test_total_is_the_sum_of_the_terms(self, formulation: str) -> None:
         objective = dataclasses.replace(SMALL, formulation=formulation)
         total, terms = evaluate(objective, PARAMS, IMAGE, made_for(objective))
@@ -109,7 +109,7 @@ class TestFormulations:
         assert total.shape == ()
         np.testing.assert_allclose(total, sum(float(x) for x in terms.values()), rtol=1e-6)
 
-    @pytest.mark.parametrize("formulation", objectives.FORMULATIONS)
+    @pytest.mark.parametrize("formulation", objective_lib.FORMULATIONS)
     def test_vanishes_where_photo_and_painting_are_the_image(self, formulation: str) -> None:
         objective = dataclasses.replace(SMALL, formulation=formulation, tv_weight=0.0)
         image = jnp.asarray(IMAGE)
@@ -155,7 +155,7 @@ class TestBatches:
         images = jnp.stack([IMAGE, IMAGE])
 
         def alone(image: jax.Array, photo: jax.Array) -> jax.Array:
-            return objectives.evaluate(SMALL, PARAMS, image, made_for(SMALL, content=photo))[0]
+            return objective_lib.evaluate(SMALL, PARAMS, image, made_for(SMALL, content=photo))[0]
 
         totals = jax.jit(jax.vmap(alone))(images, photos)
         np.testing.assert_allclose(totals[0], jax.jit(alone)(images[0], photos[0]), rtol=1e-5)
@@ -180,7 +180,9 @@ class TestBlends:
             SMALL, formulation=formulation, content_layers=(), tv_weight=0.0
         )
         gradient = jax.jit(
-            jax.grad(lambda image, found: objectives.evaluate(objective, PARAMS, image, found)[0])
+            jax.grad(
+                lambda image, found: objective_lib.evaluate(objective, PARAMS, image, found)[0]
+            )
         )
         blend = gradient(IMAGE, made_for(objective, styles=self.styles, style_weights=given))
         expected = sum(
@@ -291,7 +293,7 @@ class TestTermWeights:
             image: jax.Array, weights: dict[str, Any]
         ) -> tuple[jax.Array, dict[str, jax.Array]]:
             compilations.append(weights)
-            return objectives.evaluate(SMALL, PARAMS, image, found, term_weights=weights)
+            return objective_lib.evaluate(SMALL, PARAMS, image, found, term_weights=weights)
 
         weights = SMALL.term_weights()
         total, terms = program(IMAGE, weights)

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perceptual_jax import convolution, vgg
-from perceptual_jax.io import weights
+from perceptual_jax import vgg
+from perceptual_jax.ops import conv
+from perceptual_jax.pretrained import vgg as pretrained_vgg
 from tests import reference
 
 TINY = reference.random_vgg()
@@ -38,7 +39,7 @@ compiled = jax.jit(vgg.features, static_argnums=2, static_argnames=("pooling", "
 @pytest.fixture(scope="session")
 def networks() -> dict[str, Any]:
     depths, widths = reference.VGG19_DEPTHS, reference.VGG_WIDTHS
-    return {"vgg16": weights.load(), "vgg19": reference.random_vgg(depths, widths)}
+    return {"vgg16": pretrained_vgg.load_vgg(), "vgg19": reference.random_vgg(depths, widths)}
 
 
 class TestValues:
@@ -133,10 +134,10 @@ class TestValues:
 
             return jax.grad(total)(image)
 
-        doubled = vgg.constant(TINY, layers)
+        doubled = vgg.freeze(TINY, layers)
         assert vgg.layer_names(doubled) == vgg.layer_names(TINY)
         kinds = {name: type(part["kernel"]) for name, part in doubled.items() if "kernel" in part}
-        assert kinds["conv4_3"] is convolution.Constant
+        assert kinds["conv4_3"] is conv.FrozenKernel
         assert kinds["conv5_1"] is type(TINY["conv5_1"]["kernel"])  # Not asked for.
         features = compiled(TINY, image, layers)
         for layer, same in compiled(doubled, image, layers).items():

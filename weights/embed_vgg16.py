@@ -23,7 +23,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from perceptual_jax import losses, vgg
-from perceptual_jax.io import weights
+from perceptual_jax.pretrained import vgg as pretrained_vgg
 
 HERE = Path(__file__).resolve().parent
 FILE = HERE / "vgg16.safetensors"
@@ -42,7 +42,7 @@ SOURCE = (
 )
 
 
-def convolutions(onnx_file: str) -> weights.Params:
+def convolutions(onnx_file: str) -> pretrained_vgg.Params:
     """The thirteen convolutions, kernels HWIO for RGB, float32."""
     found = {}
     for tensor in onnx.load(onnx_file).graph.initializer:
@@ -50,7 +50,7 @@ def convolutions(onnx_file: str) -> weights.Params:
         parts = tensor.name.split("/")
         if len(parts) > 2 and parts[1].startswith("block"):
             found[parts[1], parts[2]] = numpy_helper.to_array(tensor)
-    params: weights.Params = {}
+    params: pretrained_vgg.Params = {}
     for block, count in enumerate((2, 2, 3, 3, 3), 1):
         for index in range(1, count + 1):
             layer = f"block{block}_conv{index}_1"
@@ -62,7 +62,7 @@ def convolutions(onnx_file: str) -> weights.Params:
     return params
 
 
-def check(params: weights.Params) -> None:
+def check(params: pretrained_vgg.Params) -> None:
     """Fails unless every tensor is the one that was published, to the bit."""
     expected = json.loads(DIGESTS.read_text())["float32"]
     for layer, parts in params.items():
@@ -74,7 +74,7 @@ def check(params: weights.Params) -> None:
         raise SystemExit(f"missing: {', '.join(expected)}")
 
 
-def print_deviations(exact: weights.Params, stored: weights.Params) -> None:
+def print_deviations(exact: pretrained_vgg.Params, stored: pretrained_vgg.Params) -> None:
     """Relative error, in the Euclidean norm, of features and Gram matrices on a photo."""
     photo = jnp.asarray(np.asarray(Image.open(PHOTO).convert("RGB"), np.float32) / 255)
     with jax.default_matmul_precision("highest"):
@@ -93,8 +93,10 @@ def main() -> None:
     params = convolutions(sys.argv[1])
     check(params)
     params["normalization"] = {"mean": MEAN.astype(np.float32), "std": STD.astype(np.float32)}
-    weights.save(FILE, params, name="vgg16", source=SOURCE, license="CC-BY-4.0", dtype="float16")
-    print_deviations(params, weights.load(FILE))
+    pretrained_vgg.save(
+        FILE, params, name="vgg16", source=SOURCE, license="CC-BY-4.0", dtype="float16"
+    )
+    print_deviations(params, pretrained_vgg.load_vgg(FILE))
 
 
 if __name__ == "__main__":

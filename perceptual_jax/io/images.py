@@ -1,7 +1,7 @@
 """Pictures in files: the one room that knows about uint8, EXIF, ICC profiles, alpha and CMYK.
 
 Outside of it an image is a float32 array in [0, 1], sRGB, of shape (H, W, 3), or (H, W) for a
-mask or a grey picture.  Whatever is wrong with a file is told as a `UserError` in one line;
+mask or a grey picture.  Whatever is wrong with a file is told as a `FileError` in one line;
 whatever is wrong with an array is a `ValueError`.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from perceptual_jax import __version__
-from perceptual_jax.errors import UserError
+from perceptual_jax.io.storage import FileError
 
 # Above the largest camera sensors sold (151 megapixels), and 2.1 GB as float32.  It stays below
 # the 179 megapixels that Pillow itself refuses, so that no setting of Pillow's, which all of the
@@ -95,7 +95,7 @@ def read_picture(path: str | Path) -> Picture:
     grey with an alpha channel, is cut by Pillow to its upper 8 bits.
 
     Raises:
-      UserError: there is no such file, or it is empty, damaged, larger than `MAX_PIXELS`, or not
+      FileError: there is no such file, or it is empty, damaged, larger than `MAX_PIXELS`, or not
         a picture that can be read.
     """
     colour, alpha = _decode(path)
@@ -108,7 +108,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     White is inside, black or transparent outside.
 
     Raises:
-      UserError: as in `read_picture`.
+      FileError: as in `read_picture`.
     """
     colour, alpha = _decode(path)
     mask = np.clip(colour @ _LUMINANCE, 0.0, 1.0)
@@ -137,7 +137,7 @@ def read_photo(
       least: pixels that its sides have to have.
 
     Raises:
-      UserError: as in `read_picture`; or a side is shorter than `least`, or the sides differ by
+      FileError: as in `read_picture`; or a side is shorter than `least`, or the sides differ by
         more than a factor of `MAX_PHOTO_ASPECT`.
       ValueError: `short_side` is less than 1.
     """
@@ -146,12 +146,12 @@ def read_photo(
     # Pillow's warnings are not silenced here: threads that read at the same time would put the
     # filters of the process back in the wrong order.
     file = io.BytesIO(content)
-    with _told_as_user_error(name), Image.open(file, formats=READABLE_FORMATS) as opened:
+    with _told_as_file_error(name), Image.open(file, formats=READABLE_FORMATS) as opened:
         _check_pixels(opened)
         if min(opened.size) < least:
-            raise UserError(f"{name} is too small, {opened.width}x{opened.height}: leave it out")
+            raise FileError(f"{name} is too small, {opened.width}x{opened.height}: leave it out")
         if max(opened.size) > MAX_PHOTO_ASPECT * min(opened.size):
-            raise UserError(f"{name} is a strip, {opened.width}x{opened.height}: cut it to a photo")
+            raise FileError(f"{name} is a strip, {opened.width}x{opened.height}: cut it to a photo")
         # Twice what is needed, so that the quality is the filter's and not that of the decoder.
         opened.draft(None, (2 * short_side, 2 * short_side))
         opened.load()
@@ -182,7 +182,7 @@ def read_settings(path: str | Path) -> dict[str, Any] | None:
     """The settings that `write` stored in a picture; None if there are none.
 
     Raises:
-      UserError: as in `read_picture`.
+      FileError: as in `read_picture`.
     """
     with _opened(path) as image:
         text = image.info.get(_SOFTWARE)
@@ -269,7 +269,7 @@ def write(
       quality: 1 to 100, of JPEG and WebP; the other formats lose nothing.
 
     Raises:
-      UserError: the suffix is not known, or the file cannot be written.
+      FileError: the suffix is not known, or the file cannot be written.
       ValueError: an array has the wrong shape, dtype or range, or holds NaN.
     """
     path = Path(path).expanduser()
@@ -299,7 +299,7 @@ def write(
         pixels.save(encoded, format_name, **options)
     except (OSError, ValueError) as error:
         # What a format cannot hold: a side longer than 16383 in WebP, 64 kB of settings in JPEG.
-        raise UserError(
+        raise FileError(
             f"cannot write {path} as {format_name} ({error}): choose the suffix .png"
         ) from error
     with _file_beside(path) as file:
@@ -313,7 +313,7 @@ def check_writable(path: str | Path) -> None:
     Folders that are missing are made; no file is left behind.
 
     Raises:
-      UserError: the suffix is not known, the path is a folder, or its folder cannot be made or
+      FileError: the suffix is not known, the path is a folder, or its folder cannot be made or
         written to.
     """
     path = Path(path).expanduser()
@@ -324,15 +324,15 @@ def check_writable(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """A picture opened by Pillow; whatever is raised until it is closed becomes a `UserError`."""
+    """A picture opened by Pillow; whatever is raised until it is closed becomes a `FileError`."""
     path = Path(path).expanduser()
-    with _told_as_user_error(path), warnings.catch_warnings():
+    with _told_as_file_error(path), warnings.catch_warnings():
         if path.is_dir():
-            raise UserError(f"{path} is a folder: give the path of a picture in it")
+            raise FileError(f"{path} is a folder: give the path of a picture in it")
         if not path.exists():
-            raise UserError(f"there is no file {path}: check the path")
+            raise FileError(f"there is no file {path}: check the path")
         if path.stat().st_size == 0:
-            raise UserError(f"{path} is empty: copy or download it again")
+            raise FileError(f"{path} is empty: copy or download it again")
         # Pillow warns of odd metadata and of large pictures, neither of which the user needs to
         # mend.  Its warnings only: filters are shared by all threads of the process.
         warnings.filterwarnings("ignore", module="PIL")
@@ -343,27 +343,27 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
 
 
 @contextlib.contextmanager
-def _told_as_user_error(name: str | Path) -> Iterator[None]:
-    """Within it, whatever Pillow raises becomes a `UserError` about the file of this name."""
+def _told_as_file_error(name: str | Path) -> Iterator[None]:
+    """Within it, whatever Pillow raises becomes a `FileError` about the file of this name."""
     try:
         yield
-    except (UserError, MemoryError):
+    except (FileError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise UserError(
+        raise FileError(
             f"{name} is larger than {MAX_PIXELS / 1e6:g} megapixels: "
             "make a smaller copy and use that"
         ) from error
     except UnidentifiedImageError as error:
-        raise UserError(
+        raise FileError(
             f"{name} is not a picture that can be read, or is cut short at its start: "
             f"use a {', '.join(READABLE_FORMATS[:-1])} or {READABLE_FORMATS[-1]} file"
         ) from error
     except PermissionError as error:
-        raise UserError(f"{name} may not be read: change its permissions") from error
+        raise FileError(f"{name} may not be read: change its permissions") from error
     except Exception as error:
         # Pillow meets damage with OSError, SyntaxError, struct.error, ValueError and others.
-        raise UserError(
+        raise FileError(
             f"{name} is damaged or incomplete ({error}): copy or download it again"
         ) from error
 
@@ -410,11 +410,11 @@ def _deep_grey(image: Image.Image, path: str | Path) -> tuple[np.ndarray, np.nda
     values = np.asarray(image)
     if image.mode == "F":
         if np.isnan(values).any():
-            raise UserError(f"{path} holds NaN: save it again with values between 0 and 1")
+            raise FileError(f"{path} holds NaN: save it again with values between 0 and 1")
         return np.clip(values, 0.0, 1.0), None
     # "I" is Pillow's signed 32 bits, in which it also keeps some files of 16 bits.
     if values.min() < 0 or values.max() > 65535:
-        raise UserError(f"{path} holds integers of 32 bits: save it again with 8 or 16 bits")
+        raise FileError(f"{path} holds integers of 32 bits: save it again with 8 or 16 bits")
     # A PNG may name one value that stands for transparent.
     transparent = image.info.get("transparency")
     alpha = None if transparent is None else (values != transparent).astype(np.float32)
@@ -470,9 +470,9 @@ def _checked(array: np.ndarray, name: str) -> np.ndarray:
 
 def _format_for(path: Path) -> str:
     if path.is_dir():
-        raise UserError(f"{path} is a folder: give the path of a file, such as {path / 'out.png'}")
+        raise FileError(f"{path} is a folder: give the path of a file, such as {path / 'out.png'}")
     if path.suffix.lower() not in WRITABLE_SUFFIXES:
-        raise UserError(
+        raise FileError(
             f"cannot tell from the suffix of {str(path)!r} how to write it: "
             f"use one of {', '.join(WRITABLE_SUFFIXES)}"
         )
@@ -525,4 +525,4 @@ def _file_beside(path: Path) -> Iterator[Path]:
             file.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"cannot write {path} ({reason}): choose another place") from error
+        raise FileError(f"cannot write {path} ({reason}): choose another place") from error

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from perceptual_jax.errors import UserError
+from perceptual_jax.io.storage import FileError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp")
 
@@ -26,7 +26,7 @@ def picture(path_or_name: str | Path, kind: str) -> Path:
     A file that exists wins over an example of the same name.
 
     Raises:
-      UserError: there is neither; the message lists the examples.
+      FileError: there is neither; the message lists the examples.
     """
     path = Path(path_or_name).expanduser()
     if path.is_file():
@@ -41,7 +41,7 @@ def picture(path_or_name: str | Path, kind: str) -> Path:
                 return candidate
     if path.exists():
         return path
-    raise UserError(
+    raise FileError(
         f"there is no picture {str(path_or_name)!r}: give the path of a file, "
         f"or one of the examples {', '.join(example_names(kind))}"
     )

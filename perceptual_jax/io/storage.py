@@ -5,7 +5,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from perceptual_jax.errors import UserError
+
+class FileError(OSError):
+    """A file, folder or place that cannot be used as asked: what is wrong with it, and what to do.
+
+    One line, which names the file and no flag.
+    """
 
 
 def is_remote(place: str | os.PathLike[str]) -> bool:
@@ -17,7 +22,7 @@ def put(file: Path, place: str) -> None:
     """Copies a file of this machine to a place in a bucket.
 
     Raises:
-      UserError: it cannot be written.
+      FileError: it cannot be written.
     """
     # Only here: it is slow to import, and of use to few.
     from etils import epath
@@ -32,7 +37,7 @@ def get(place: str, file: Path) -> None:
     """Copies from a bucket to a file of this machine what is there; else does nothing.
 
     Raises:
-      UserError: it cannot be read.
+      FileError: it cannot be read.
     """
     from etils import epath
 
@@ -44,15 +49,15 @@ def get(place: str, file: Path) -> None:
 
 @contextlib.contextmanager
 def access(place: str) -> Iterator[None]:
-    """Within it, whatever storage raises becomes a `UserError` about this place."""
+    """Within it, whatever storage raises becomes a `FileError` about this place."""
     try:
         yield
-    except UserError:
+    except FileError:
         raise
     except ImportError as error:
-        raise UserError(f"cannot open {place}: {error} (pip install gcsfs for gs://)") from error
+        raise FileError(f"cannot open {place}: {error} (pip install gcsfs for gs://)") from error
     except Exception as error:
         # Each kind of storage has errors of its own.
-        raise UserError(
+        raise FileError(
             f"cannot open {place} ({error}): check the path, and your rights to it"
         ) from error

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from perceptual_jax.errors import UserError
 from perceptual_jax.io import images
+from perceptual_jax.io.storage import FileError
 
 RED, GREEN, WHITE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 1.0, 1.0)
 SUFFIXES_THAT_LOSE_NOTHING = [".png", ".tif", ".tiff", ".bmp"]
@@ -226,7 +226,7 @@ def test_integers_in_32_bits_count_as_sixteen_or_are_refused(tmp_path):
     Image.fromarray(np.array([[0, 65535, 13107]], np.int32)).save(tmp_path / "a.tif")
     np.testing.assert_allclose(images.read(tmp_path / "a.tif")[0, :, 0], [0, 1, 0.2], rtol=1e-6)
     Image.fromarray(np.array([[0, 65536]], np.int32)).save(tmp_path / "b.tif")
-    with pytest.raises(UserError, match="32 bits"):
+    with pytest.raises(FileError, match="32 bits"):
         images.read(tmp_path / "b.tif")
 
 
@@ -234,7 +234,7 @@ def test_float_tiff_is_clipped_and_nan_refused(tmp_path):
     Image.fromarray(np.array([[-1, 0.25, 3]], np.float32)).save(tmp_path / "a.tif")
     np.testing.assert_array_equal(images.read(tmp_path / "a.tif")[0, :, 0], [0, 0.25, 1])
     Image.fromarray(np.array([[np.nan, 0.5]], np.float32)).save(tmp_path / "b.tif")
-    with pytest.raises(UserError, match="NaN"):
+    with pytest.raises(FileError, match="NaN"):
         images.read(tmp_path / "b.tif")
 
 
@@ -502,14 +502,14 @@ def test_the_fewest_pixels_are_those_of_the_file(tmp_path, short_side, expected)
     Image.fromarray(smooth(20, 30)).save(tmp_path / "a.png")
     photo = photo_of(tmp_path / "a.png", short_side=short_side, least=20)
     assert photo.shape == (*expected, 3)
-    with pytest.raises(UserError, match=r"a\.png is too small, 30x20: leave it out"):
+    with pytest.raises(FileError, match=r"a\.png is too small, 30x20: leave it out"):
         photo_of(tmp_path / "a.png", short_side=short_side, least=21)
 
 
 def test_fewer_pixels_than_by_default_may_do(tmp_path):
     Image.fromarray(noise(5, 7, 3)).save(tmp_path / "a.png")
     assert photo_of(tmp_path / "a.png", short_side=5, least=5).shape == (5, 7, 3)
-    with pytest.raises(UserError, match="too small, 7x5"):
+    with pytest.raises(FileError, match="too small, 7x5"):
         photo_of(tmp_path / "a.png", short_side=5)
 
 
@@ -529,7 +529,7 @@ def test_fewer_pixels_than_by_default_may_do(tmp_path):
     ids=["empty", "text", "huge", "bomb", "cut short", "small", "strip"],
 )
 def test_what_is_no_photo_is_told_in_one_line(content, told):
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(FileError, match=told) as error:
         images.read_photo(content, "gs://bucket/a.png", short_side=16)
     assert str(error.value).startswith("gs://bucket/a.png is ")
     assert "\n" not in str(error.value)
@@ -554,7 +554,7 @@ def test_an_encoded_photo_reads_as_it_was():
 # --- reading: what goes wrong -------------------------------------------------------------
 
 
-def one_line(error: pytest.ExceptionInfo[UserError], path: Path) -> bool:
+def one_line(error: pytest.ExceptionInfo[FileError], path: Path) -> bool:
     return str(path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -570,7 +570,7 @@ def test_what_is_not_a_picture_is_told_in_one_line(tmp_path, function):
         ("empty.png", "is empty"),
         ("text.jpg", "not a picture that can be read"),
     ]:
-        with pytest.raises(UserError, match=told) as error:
+        with pytest.raises(FileError, match=told) as error:
             function(tmp_path / name)
         assert one_line(error, tmp_path / name)
 
@@ -582,7 +582,7 @@ def test_a_file_cut_short_is_told_in_one_line(tmp_path, suffix, kept):
     Image.fromarray(noise(64, 64, 3)).save(path)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(UserError, match=r"cut short|incomplete") as error:
+    with pytest.raises(FileError, match=r"cut short|incomplete") as error:
         images.read(path)
     assert one_line(error, path)
 
@@ -590,7 +590,7 @@ def test_a_file_cut_short_is_told_in_one_line(tmp_path, suffix, kept):
 @pytest.mark.parametrize("size", [(13_300, 13_300), (60_000, 60_000)], ids=["ours", "Pillow's"])
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, size):
     (tmp_path / "a.png").write_bytes(png(noise(1, 1, 3), colour_type=2, size=size))
-    with pytest.raises(UserError, match="larger than 175 megapixels") as error:
+    with pytest.raises(FileError, match="larger than 175 megapixels") as error:
         images.read(tmp_path / "a.png")
     assert one_line(error, tmp_path / "a.png")
 
@@ -755,7 +755,7 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, step, fail)
-    with pytest.raises(UserError, match="No space left") as error:
+    with pytest.raises(FileError, match="No space left") as error:
         images.write(tmp_path / "a.png", np.ones((2, 2)))
     assert one_line(error, tmp_path / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
@@ -773,7 +773,7 @@ def test_permissions_follow_the_umask(tmp_path):
 
 
 def test_what_a_format_cannot_hold_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"16383.*\.png"):
+    with pytest.raises(FileError, match=r"16383.*\.png"):
         images.write(tmp_path / "a.webp", np.zeros((1, 16_384)))
 
 
@@ -789,7 +789,7 @@ def test_paths_that_cannot_be_written(tmp_path, function):
         ("folder.png", "is a folder"),
         ("file/a.png", "cannot write"),
     ]:
-        with pytest.raises(UserError, match=told) as error:
+        with pytest.raises(FileError, match=told) as error:
             function(tmp_path / name)
         assert one_line(error, tmp_path / name)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perceptual_jax import flags
-from perceptual_jax.errors import UserError
+from perceptual_jax.cli import flags
 from perceptual_jax.io import resources
+from perceptual_jax.io.storage import FileError
 
 
 def test_weights_and_examples_are_there() -> None:
@@ -37,7 +37,7 @@ def test_the_default_pictures_are_examples() -> None:
 
 
 def test_an_example_is_of_its_kind() -> None:
-    with pytest.raises(UserError, match="no picture 'wave'"):
+    with pytest.raises(FileError, match="no picture 'wave'"):
         resources.picture("wave", "content")
 
 
@@ -76,7 +76,7 @@ class TestAPath:
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(FileError) as caught:
             resources.picture(name, "styles")
         assert f"there is no picture '{name}'" in str(caught.value)
         for example in resources.example_names("styles"):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from perceptual_jax.errors import UserError
 from perceptual_jax.io import storage
+from perceptual_jax.io.storage import FileError
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,9 @@ def test_what_is_not_there_is_not_got(tmp_path: Path) -> None:
     [
         (ImportError("no gcsfs"), r"gs://bucket/a: no gcsfs \(pip install gcsfs"),
         (OSError("denied"), r"gs://bucket/a \(denied\): check the path, and your rights"),
-        (UserError("of its own"), "^of its own$"),
+        (FileError("of its own"), "^of its own$"),
     ],
 )
 def test_an_error_names_the_place(error: Exception, told: str) -> None:
-    with pytest.raises(UserError, match=told), storage.access("gs://bucket/a"):
+    with pytest.raises(FileError, match=told), storage.access("gs://bucket/a"):
         raise error

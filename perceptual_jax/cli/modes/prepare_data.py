@@ -1,0 +1,165 @@
+"""Pack photos into ArrayRecord shards of small JPEGs to train on, which are less to read.
+
+Photos that cannot be read are left out and named. The same photos always give the same shards, and
+a run that is interrupted leaves none.
+"""
+
+import collections
+import contextlib
+import itertools
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perceptual_jax.cli import console, flags
+from perceptual_jax.cli.errors import UserError
+from perceptual_jax.io import images, storage
+from perceptual_jax.training import photos
+
+if TYPE_CHECKING:
+    from etils import epath
+
+# Grain reads records at random, each for itself; and a JPEG does not become any smaller.
+_SHARD_OPTIONS = "group_size:1,uncompressed"
+
+
+def define_flags(define: flags.Flags) -> None:
+    define.group("Files")
+    define.string(
+        "input",
+        None,
+        "The photos: a folder, searched with its subfolders, or a .txt file of their paths.",
+    )
+    define.string("output", None, "The folder for the shards; it may begin with gs://.")
+    define.group("Photos")
+    define.integer(
+        "image_size",
+        288,
+        "Short side to which photos are reduced, in pixels: 9/8 of the crop to train on. Smaller "
+        "ones stay as they are.",
+        least=images.MIN_PHOTO_SIDE,
+    )
+    define.integer("quality", 90, "Of the JPEGs, up to 100.", least=1)
+    define.group("Work")
+    define.integer("photos_per_shard", 2000, "Photos in a shard; the last has the rest.", least=1)
+    define.integer("workers", 0, "Threads that decode; 0 for one per processor.", least=0)
+
+
+def main(values: Any) -> int:
+    if not values.input or not values.output:
+        raise UserError("--input and --output are needed: see --mode=prepare_data --help")
+    if values.quality > 100:
+        raise UserError(f"--quality={values.quality} is more than 100")
+    # In all of the program: while threads read, filters cannot be put back.
+    warnings.filterwarnings("ignore", module="PIL")
+    source = photos.source(values.input)
+    output = _new_folder(values.output)
+    skipped: list[UserError] = []
+    with console.interruptible() as interrupts, _staging(output) as folder:
+        jpegs = _jpegs(source, values, skipped, interrupts)
+        shards = _write_shards(jpegs, folder, values.photos_per_shard)
+        if interrupts:
+            print(f"interrupted: {output} has no shards", file=sys.stderr)
+            return interrupts.exit_code
+        if not shards:
+            raise UserError(f"none of the {len(source)} photos can be used: {skipped[0]}")
+        size = sum(shard.stat().st_size for shard in shards)
+        _publish(shards, output)
+    for error in skipped:
+        print(f"skipped: {error}", file=sys.stderr)
+    print(
+        f"{output}: photos {len(source) - len(skipped)}, skipped {len(skipped)}, "
+        f"shards {len(shards)}, {size / 1e6:.1f} MB"
+    )
+    return 0
+
+
+def _jpegs(
+    source: photos.Photos, values: Any, skipped: list[UserError], interrupts: console.Interrupts
+) -> Iterator[bytes]:
+    """The good photos in their order as small JPEGs; the errors of the others go to `skipped`."""
+    bar = console.ProgressBar(len(source))
+    workers = values.workers or os.cpu_count() or 1
+    with futures.ThreadPoolExecutor(workers) as pool, contextlib.closing(bar):
+        waiting: collections.deque[futures.Future[bytes | UserError]] = collections.deque()
+        submitted = iter(range(len(source)))
+        for number in range(1, len(source) + 1):
+            # A few more than workers, so that none waits while one has a large photo.
+            for index in itertools.islice(submitted, 4 * workers - len(waiting)):
+                waiting.append(pool.submit(_jpeg, source, index, values.image_size, values.quality))
+            result = waiting.popleft().result()
+            if interrupts:
+                return
+            if isinstance(result, UserError):
+                skipped.append(result)
+            else:
+                yield result
+            bar.update(1, f"{number}/{len(source)} photos", {"skipped": len(skipped)})
+
+
+def _jpeg(source: photos.Photos, index: int, short_side: int, quality: int) -> bytes | UserError:
+    """A photo as a small JPEG, or what is wrong with it."""
+    try:
+        photo = source.read(index, short_side=short_side, enlarge=False)
+    except (UserError, OSError) as error:
+        return error
+    return images.encode_jpeg(photo, quality=quality)
+
+
+def _new_folder(place: str) -> "epath.Path":
+    with storage.access(place):
+        from etils import epath
+
+        folder = epath.Path(place).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(path.suffix in photos.SHARD_SUFFIXES for path in folder.iterdir()):
+            raise UserError(f"{place} has shards already: remove them, or choose another --output")
+    return folder
+
+
+@contextlib.contextmanager
+def _staging(output: "epath.Path") -> Iterator[Path]:
+    """A folder for unfinished shards: where renaming takes them to `output`, or on this machine."""
+    parent = None if storage.is_remote(output) else os.fspath(output)
+    with storage.access(os.fspath(output)):
+        folder = tempfile.TemporaryDirectory(prefix=".prepare_data-", dir=parent)
+    with folder as path:
+        yield Path(path)
+
+
+def _write_shards(jpegs: Iterator[bytes], folder: Path, photos_per_shard: int) -> list[Path]:
+    try:
+        from array_record.python import array_record_module
+    except ImportError as error:
+        raise UserError(
+            f"shards cannot be written here ({error}): train on the folder of photos itself"
+        ) from error
+    shards: list[Path] = []
+    for first in jpegs:
+        path = folder / f"{len(shards)}.array_record"
+        try:
+            writer = array_record_module.ArrayRecordWriter(os.fspath(path), _SHARD_OPTIONS)
+            for jpeg in itertools.chain([first], itertools.islice(jpegs, photos_per_shard - 1)):
+                writer.write(jpeg)
+            writer.close()
+        except RuntimeError as error:
+            raise UserError(
+                f"cannot write shards ({error}): make room, or choose another place"
+            ) from error
+        shards.append(path)
+    return shards
+
+
+def _publish(shards: list[Path], output: "epath.Path") -> None:
+    """All at once, when the last is finished; their names say how many belong together."""
+    for number, shard in enumerate(shards):
+        name = f"photos-{number:05d}-of-{len(shards):05d}{photos.SHARD_SUFFIXES[0]}"
+        if storage.is_remote(output):
+            storage.put(shard, os.fspath(output / name))
+        else:
+            shard.replace(output / name)

@@ -1,0 +1,158 @@
+"""Show what the network's layers keep of a photo and a painting (Gatys et al. 2015, fig. 1 and 3).
+
+Figure 1 reconstructs the photo from one layer at a time, and the painting's style from more and
+more layers. Figure 3 varies the weight of content against style, by style layers. Every cell starts
+from white noise, and all of a figure are optimised side by side in one program.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from perceptual_jax import __version__, objective, synthesis, vgg
+from perceptual_jax.cli import console, flags, memory
+from perceptual_jax.cli.errors import UserError, usage_errors
+from perceptual_jax.io import image_grid, images, resources
+from perceptual_jax.pretrained import vgg as pretrained_vgg
+
+LAYERS = tuple(f"conv{block}_1" for block in range(1, 6))
+# Figure 3's columns. Content is taken at conv4_2, as in the paper's paintings.
+RATIOS = (1e-5, 1e-4, 1e-3, 1e-2)
+CONTENT_LAYER = "conv4_2"
+# The total of the style terms weighs the same in every cell of a figure.
+STYLE_WEIGHT = 1e3
+
+
+def define_flags(define: flags.Flags) -> None:
+    define.group("Figure")
+    define.enum("figure", "1", ["1", "3"], "Which of the paper's figures.")
+    define.string("content", "chelsea", "The photo: a file, or a name from examples/content.")
+    define.string("style", "starry_night", "The painting: a file, or a name from examples/styles.")
+    define.string("output", None, "The picture to write; figure1.png or figure3.png by default.")
+    define.integer("image_size", 192, "Long side of each cell, in pixels.", least=16)
+    define.group("Network")
+    define.string("vgg", "vgg16", "vgg16, vgg16-torchvision, vgg19-torchvision, or a file.")
+    define.enum("pooling", "avg", ["max", "avg"], "The network's pooling; avg as in the paper.")
+    flags.optimization(define, steps=150, steps_text="Iterations.")
+    define.boolean("check_memory", True, "Refuse a size that will not fit into memory.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A grid of cells, row by row, that differ in the weights of the terms alone."""
+
+    objective: objective.Objective
+    row_labels: list[str]
+    column_labels: list[str]
+    term_weights: Sequence[Mapping[str, float]]
+
+
+def figure1(pooling: str) -> Figure:
+    """Content from each layer in the first row, style from each growing set in the second."""
+    cells = [{f"content/{layer}": 1.0} for layer in LAYERS]
+    cells += [_style_terms(count) for count in range(1, len(LAYERS) + 1)]
+    return Figure(
+        objective.Objective(content_layers=LAYERS, style_layers=LAYERS, pooling=pooling),
+        ["content", "style"],
+        ["conv1_1", "… conv2_1", "… conv3_1", "… conv4_1", "… conv5_1"],
+        cells,
+    )
+
+
+def figure3(pooling: str) -> Figure:
+    """alpha / beta from left to right, sets of style layers from top to bottom."""
+    cells = [
+        {f"content/{CONTENT_LAYER}": STYLE_WEIGHT * ratio, **_style_terms(count)}
+        for count in range(1, len(LAYERS) + 1)
+        for ratio in RATIOS
+    ]
+    return Figure(
+        objective.Objective(content_layers=(CONTENT_LAYER,), style_layers=LAYERS, pooling=pooling),
+        [f"{'… ' if count else ''}{layer}" for count, layer in enumerate(LAYERS)],
+        [f"{ratio:.0e}".replace("e-0", "e-") for ratio in RATIOS],
+        cells,
+    )
+
+
+def _style_terms(count: int) -> dict[str, float]:
+    return {f"style/{layer}": STYLE_WEIGHT / count for layer in LAYERS[:count]}
+
+
+def main(values: Any) -> int:
+    began = time.monotonic()
+    with usage_errors():
+        # The pixels themselves, as in the paper: where conv1_1 alone decides, nothing says where
+        # light and dark should be, and large steps of large shapes leave a dark middle.
+        optimizer = dataclasses.replace(flags.optimizer_of(values), low_frequency_gain=0.0)
+    output = Path(values.output or f"figure{values.figure}.png").expanduser()
+    images.check_writable(output)
+    photo, painting = (
+        images.read(resources.picture(name, kind))
+        for name, kind in ((values.content, "content"), (values.style, "styles"))
+    )
+    size, painting_size = (
+        images.size_for(picture.shape[:2], values.image_size) for picture in (photo, painting)
+    )
+    figure = (figure1 if values.figure == "1" else figure3)(values.pooling)
+    params = synthesis.prepared(pretrained_vgg.load_vgg(values.vgg), figure.objective)
+    count = len(figure.term_weights)
+    needed = vgg.smallest_side(figure.objective.layers)
+    if min(*size, *painting_size) < needed:
+        raise UserError(f"the short side needs at least {needed} pixels: raise --image_size")
+    if values.check_memory:
+        memory.check(figure.objective, params, size, memory=optimizer.memory, images=count)
+    photo, painting = images.resize(photo, size), images.resize(painting, painting_size)
+
+    # Cells lack most terms: these weigh 0. Pixels are kept in range in proportion to the rest.
+    names = figure.objective.term_weights()
+    term_weights = {
+        name: np.array([cell.get(name, 0.0) for cell in figure.term_weights]) for name in names
+    }
+    term_weights["range"] = np.full(count, objective.GATYS.range_weight)
+    compute_targets = jax.jit(functools.partial(objective.targets, figure.objective))
+    targets = compute_targets(params, content=photo, styles=[painting])
+
+    bar = console.ProgressBar(values.steps + 1)
+    best = None
+    with console.interruptible() as interrupts:
+        for report in synthesis.run(
+            figure.objective,
+            params,
+            synthesis.white_noise((count, *size, 3), values.seed),
+            targets,
+            steps=values.steps,
+            optimizer=optimizer,
+            term_weights=term_weights,
+        ):
+            best = np.asarray(report.best)
+            bar.update(
+                report.trace.totals.shape[1],
+                f"{count} pictures, iteration {report.step}/{report.steps}",
+                {"mean total": float(report.trace.totals[:, -1].mean())},
+            )
+            if interrupts:
+                break
+    bar.close()
+    if best is None:
+        raise UserError("stopped before the first iteration; nothing was written")
+    columns = len(figure.column_labels)
+    rows = [list(best[start : start + columns]) for start in range(0, count, columns)]
+    settings = {
+        "program": f"perceptual_jax {__version__}",
+        "mode": "reconstruct",
+        **flags.as_dict(values),
+    }
+    picture = image_grid.sheet(
+        rows, row_labels=figure.row_labels, column_labels=figure.column_labels
+    )
+    images.write(output, picture, settings=settings)
+    print(f"{output}: {count} pictures, {report.step} iterations, {time.monotonic() - began:.0f} s")
+    if interrupts:
+        print(f"Stopped early, after {report.step} of {values.steps}; it begins anew next time.")
+    return interrupts.exit_code

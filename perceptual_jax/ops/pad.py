@@ -1,0 +1,53 @@
+"""Padding by reflection."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def reflect_pad(images: jax.Array, margin: int) -> jax.Array:
+    """Mirrors the borders outwards: `(N, H, W, C) -> (N, H + 2 margin, W + 2 margin, C)`.
+
+    Row -1 is row 1, the border itself is not repeated; sides must be larger than `margin`.
+    """
+    sides = (margin, margin)
+    return jnp.pad(images, ((0, 0), sides, sides, (0, 0)), mode="reflect")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def reflect_pad_reverse(images: jax.Array, margin: int) -> jax.Array:
+    """`reflect_pad`, reverse mode only.
+
+    JAX's own gradient adds each of the four margins in a pass over the whole image; this takes two
+    passes.
+    """
+    return reflect_pad(images, margin)
+
+
+def _forward(images: jax.Array, margin: int) -> tuple[jax.Array, jax.Array]:
+    return reflect_pad(images, margin), images
+
+
+def _backward(margin: int, images: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    if min(images.shape[1:3]) < 2 * margin + 2:  # The two margins fall onto the same pixels.
+        _, vjp = jax.vjp(functools.partial(reflect_pad, margin=margin), images)
+        return vjp(cotangent)
+    for axis in (1, 2):
+        cotangent = _fold_margins(cotangent, margin, axis)
+    return (cotangent,)
+
+
+reflect_pad_reverse.defvjp(_forward, _backward)
+
+
+def _fold_margins(padded: jax.Array, margin: int, axis: int) -> jax.Array:
+    """Adds the margins along an axis to the pixels that they mirror."""
+    # Margin, border, what it mirrors, the inside, what the other margin mirrors, border, margin.
+    inside = padded.shape[axis] - 4 * margin - 2
+    ends = np.cumsum([margin, 1, margin, inside, margin, 1])
+    first, border, near, rest, far, other_border, last = jnp.split(padded, ends, axis)
+    near += jnp.flip(first, axis)
+    far += jnp.flip(last, axis)
+    return jnp.concatenate([border, near, rest, far, other_border], axis)

@@ -1,0 +1,66 @@
+"""2x2 pooling with stride 2, `(..., H, W, C) -> (..., H // 2, W // 2, C)`.
+
+An odd last row or column is left out.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def max_pool(images: jax.Array) -> jax.Array:
+    """The maximum of each block, as that of four slices.
+
+    `reduce_window` gives the same values, but its gradient is slow on a CPU.  Positions of a block
+    that tie share the gradient.
+    """
+    a, b, c, d = _quarters(images)
+    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+
+
+def average_pool(images: jax.Array) -> jax.Array:
+    """The mean of each block."""
+    a, b, c, d = _quarters(images)
+    return (a + b + c + d) * jnp.asarray(0.25, images.dtype)
+
+
+def _quarters(images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The four positions of every block."""
+    *_, height, width, _ = images.shape
+    even = images[..., : height // 2 * 2, : width // 2 * 2, :]
+    # Strided slices and no reshape, which splits axes and so refuses a sharded batch.
+    top, bottom = even[..., ::2, :, :], even[..., 1::2, :, :]
+    return top[..., ::2, :], top[..., 1::2, :], bottom[..., ::2, :], bottom[..., 1::2, :]
+
+
+@jax.custom_vjp
+def max_pool_reverse(images: jax.Array) -> jax.Array:
+    """`max_pool`, reverse mode only.
+
+    Computed in float32, which changes nothing: on a CPU the maximum of two bfloat16 takes longer,
+    and its gradient as well.
+    """
+    return max_pool(images.astype(jnp.float32)).astype(images.dtype)
+
+
+def _forward(images: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    pooled = max_pool_reverse(images)
+    return pooled, (images, pooled)
+
+
+def _backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array]:
+    images, pooled, shared = (x.astype(jnp.float32) for x in (*residuals, cotangent))
+    shared = shared / sum((quarter == pooled).astype(jnp.float32) for quarter in _quarters(images))
+    *batch, height, width, channels = pooled.shape
+
+    def repeated(values: jax.Array) -> jax.Array:
+        return values[..., :, None, :, None, :]
+
+    even = images[..., : 2 * height, : 2 * width, :]
+    blocks = even.reshape(*batch, height, 2, width, 2, channels)
+    gradient = jnp.where(blocks == repeated(pooled), repeated(shared), 0.0).reshape(even.shape)
+    rows, columns = (images.shape[axis] - even.shape[axis] for axis in (-3, -2))
+    gradient = jnp.pad(gradient, (*[(0, 0)] * len(batch), (0, rows), (0, columns), (0, 0)))
+    return (gradient.astype(cotangent.dtype),)
+
+
+max_pool_reverse.defvjp(_forward, _backward)

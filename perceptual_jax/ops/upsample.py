@@ -1,0 +1,96 @@
+"""Convolutions that double height and width, `(N, H, W, C_in) -> (N, 2 H, 2 W, C_out)`.
+
+Each is computed at the lower resolution, as a convolution for every one of the four phases of the
+output's positions.  Which convolution that is decides how the whole can be differentiated:
+`conv.fast_conv2d` both ways, `conv.conv2d_reverse` in reverse mode, faster.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from perceptual_jax.ops.conv import fast_conv2d
+from perceptual_jax.ops.pad import reflect_pad
+
+Conv2d = Callable[..., jax.Array]
+
+# Which of the three taps of a kernel falls on which of two neighbouring positions, by the parity of
+# the output position: `[parity, neighbour, tap]`.
+_NEAREST_TAPS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
+_TRANSPOSED_TAPS = np.array([[[0, 1, 0], [0, 0, 0]], [[0, 0, 1], [1, 0, 0]]], np.float32)
+
+
+def nearest_conv2d(
+    images: jax.Array, kernel: jax.Array, *, conv2d: Conv2d = fast_conv2d
+) -> jax.Array:
+    """Repeats pixels, pads by reflection, convolves 3x3, with 4/9 of the products of these steps.
+
+    Reflecting the enlarged image is repeating the border of the small one.
+
+    Args:
+      images: `(N, H, W, C_in)`.
+      kernel: `(3, 3, C_in, C_out)`.
+      conv2d: see the module's head.
+    """
+    height, width = images.shape[1:3]
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    phases = _phases(padded, kernel, _NEAREST_TAPS, conv2d)
+    return _interleave(
+        [[phases[:, y : y + height, x : x + width, y, x] for x in (0, 1)] for y in (0, 1)]
+    )
+
+
+def transposed_conv2d(
+    images: jax.Array, kernel: jax.Array, *, conv2d: Conv2d = fast_conv2d
+) -> jax.Array:
+    """Transposed 3x3 convolution of stride 2.
+
+    The adjoint of the stride-2 convolution with a padding of 1, and one more row and column at the
+    end (PyTorch's `padding=1, output_padding=1`, with the kernel as it multiplies the outputs).
+    The weight gradient of a convolution of a dilated image would be many times slower than its
+    forward pass.
+
+    Args:
+      images: `(N, H, W, C_in)`.
+      kernel: `(3, 3, C_in, C_out)`; its tap (k, l) goes to output position (2 i - 1 + k,
+        2 j - 1 + l).
+      conv2d: see the module's head.
+    """
+    padded = jnp.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    phases = _phases(padded, kernel, _TRANSPOSED_TAPS, conv2d)
+    return _interleave([[phases[..., y, x, :] for x in (0, 1)] for y in (0, 1)])
+
+
+def subpixel_conv2d(
+    images: jax.Array, kernel: jax.Array, *, conv2d: Conv2d = fast_conv2d
+) -> jax.Array:
+    """A 3x3 convolution, padded by reflection, gives four pixels each (Shi et al. 2016).
+
+    Args:
+      images: `(N, H, W, C_in)`, sides of 2 or more.
+      kernel: `(3, 3, C_in, 4 C_out)`, the output's channels of the four pixels one after the other:
+        top left, top right, bottom left, bottom right.
+      conv2d: see the module's head.
+    """
+    four = conv2d(reflect_pad(images, 1), kernel, padding="VALID")
+    four = four.reshape(*four.shape[:-1], 2, 2, -1)
+    return _interleave([[four[..., y, x, :] for x in (0, 1)] for y in (0, 1)])
+
+
+def _phases(padded: jax.Array, kernel: jax.Array, taps: np.ndarray, conv2d: Conv2d) -> jax.Array:
+    """All four 2x2 convolutions as one: `(N, H, W, C) -> (N, H - 1, W - 1, 2, 2, C_out)`."""
+    taps = taps.astype(kernel.dtype)
+    folded = jnp.einsum(
+        "psk,qtl,klio->stipqo", taps, taps, kernel, precision=jax.lax.Precision.HIGHEST
+    )
+    result = conv2d(padded, folded.reshape(2, 2, kernel.shape[2], -1), padding="VALID")
+    return result.reshape(*result.shape[:-1], 2, 2, kernel.shape[3])
+
+
+def _interleave(phases: list[list[jax.Array]]) -> jax.Array:
+    """Images `(N, H, W, C)` for even and odd rows and columns, to one `(N, 2 H, 2 W, C)`."""
+    count, height, width, channels = phases[0][0].shape
+    rows = [jnp.stack(row, axis=3) for row in phases]
+    return jnp.stack(rows, axis=2).reshape(count, 2 * height, 2 * width, channels)

@@ -1,0 +1,255 @@
+"""Files from the web: resumed where a connection was cut, and never seen half finished.
+
+`fetch_file` gets a whole file, `fetch_tensors` only some tensors of a safetensors file, by HTTP
+range requests.  Both collect bytes in `NAME.IDENTITY.part` beside the file that they make, and
+rename it when it is complete.  IDENTITY stands for the address, size and ETag of the remote
+file, so that a part is only ever continued with bytes of the same file.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from perceptual_jax.pretrained import tensorfile
+
+# Failures in a row, with nothing received in between, after which an address is given up.  The
+# pause doubles after each.
+ATTEMPTS = 4
+PAUSE_SECONDS = 1.0
+TIMEOUT_SECONDS = 30.0
+
+_CHUNK = 1 << 18
+_HEADERS = {"User-Agent": "perceptual_jax"}  # Some servers refuse Python's own name.
+_TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
+_LARGEST_HEADER = 100_000_000  # The safetensors library's own limit.
+
+
+class DownloadError(Exception):
+    """Why an address could not be fetched, in one line."""
+
+
+def cache_folder() -> Path:
+    """`$PERCEPTUAL_JAX_CACHE`, or `perceptual_jax` in the user's cache folder."""
+    if chosen := os.environ.get("PERCEPTUAL_JAX_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "perceptual_jax"
+
+
+def fetch_file(url: str, path: Path, *, sha256_prefix: str = "") -> None:
+    """Fetches the file at `url` to `path`.
+
+    Args:
+      url: an http or https address.
+      path: the file to make; its folder must exist.
+      sha256_prefix: hexadecimal digits with which the SHA-256 of the file must start.
+
+    Raises:
+      DownloadError: the address cannot be reached, refuses, or gives another file.
+      OSError: the disk is full or not writable.
+    """
+    remote = _Remote(url)
+    remote.read(0, 1)
+    if remote.size is None:
+        raise DownloadError(f"{url} does not tell its size")
+    part = _collect(remote, [(0, remote.size)], path)
+    found = sha256(part)
+    if not found.startswith(sha256_prefix):
+        part.unlink()
+        raise DownloadError(
+            f"{url} gave a damaged file: its SHA-256 starts with "
+            f"{found[: len(sha256_prefix)]}, expected {sha256_prefix}"
+        )
+    part.replace(path)
+
+
+def fetch_tensors(url: str, path: Path, wanted: Callable[[str], bool]) -> None:
+    """Makes `path` a safetensors file with only the wanted tensors of the one at `url`.
+
+    Args:
+      url: an http or https address of a safetensors file.
+      path: the file to make; its folder must exist.
+      wanted: called with each tensor's name.
+
+    Raises:
+      DownloadError: the address cannot be reached, refuses, or gives something else.
+      OSError: the disk is full or not writable.
+    """
+    remote = _Remote(url)
+    length = int.from_bytes(remote.read(0, 8), "little")
+    if length > _LARGEST_HEADER:
+        raise DownloadError(f"{url} is not a safetensors file")
+    try:
+        description = json.loads(remote.read(8, 8 + length))
+        description.pop("__metadata__", None)
+        chosen = {name: about for name, about in description.items() if wanted(name)}
+        places = {name: tuple(about["data_offsets"]) for name, about in chosen.items()}
+        ordered = sorted(chosen, key=places.__getitem__)
+        header = tensorfile.header(
+            {
+                name: (chosen[name]["dtype"], chosen[name]["shape"], end - begin)
+                for name in ordered
+                for begin, end in [places[name]]
+            }
+        )
+        spans = _merged([(8 + length + begin, 8 + length + end) for begin, end in places.values()])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DownloadError(f"{url} is not a safetensors file: {error}") from error
+    _collect(remote, spans, path, header).replace(path)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Holds the lock file `path`, so that processes started together fetch a file only once."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two processes may then both fetch, into the same part.
+        yield
+        return
+    with path.open("w") as file:
+        # Some network file systems have no locks; fetching twice is better than not at all.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class _Remote:
+    """A file on a server, which has to stay the same while parts of it are fetched."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.reached = False
+        self.size: int | None = None
+        self.etag = ""
+
+    @property
+    def identity(self) -> str:
+        return hashlib.sha256(f"{self.url} {self.size} {self.etag}".encode()).hexdigest()[:16]
+
+    def read(self, start: int, stop: int) -> bytes:
+        return b"".join(self.stream(start, stop))
+
+    def stream(self, start: int, stop: int) -> Iterator[bytes]:
+        """The bytes from `start` to `stop`, connecting again wherever the connection is cut."""
+        failures = 0
+        while start < stop:
+            problem = "the connection was cut"
+            try:
+                with self._connect(start, stop) as response:
+                    while chunk := response.read(min(_CHUNK, stop - start)):
+                        start += len(chunk)
+                        failures = 0
+                        yield chunk
+                        if start == stop:
+                            return
+            except urllib.error.HTTPError as error:
+                error.close()
+                problem = f"HTTP {error.code} {error.reason}"
+                if error.code not in _TEMPORARY:
+                    raise DownloadError(f"{self.url}: {problem}") from error
+            except (OSError, http.client.HTTPException) as error:
+                reason = getattr(error, "reason", error)
+                problem = str(reason) or type(reason).__name__
+                if isinstance(reason, socket.gaierror) and not self.reached:
+                    # No network at all: waiting would only put the answer off.
+                    raise DownloadError(f"{self.url}: {problem}") from error
+            failures += 1
+            if failures == ATTEMPTS:
+                raise DownloadError(f"{self.url}: {problem} ({ATTEMPTS} attempts)")
+            time.sleep(PAUSE_SECONDS * 2 ** (failures - 1))
+
+    def _connect(self, start: int, stop: int) -> http.client.HTTPResponse:
+        """A response whose next byte is number `start` of the file."""
+        request = urllib.request.Request(self.url, headers=_HEADERS)
+        request.add_header("Range", f"bytes={start}-{stop - 1}")
+        if self.etag.startswith('"'):  # A weak tag does not promise the same bytes.
+            request.add_header("If-Range", self.etag)
+        response: http.client.HTTPResponse = urllib.request.urlopen(
+            request, timeout=TIMEOUT_SECONDS
+        )
+        try:
+            self._recognize(response, start)
+            if response.status != 206:
+                _skip(response, start)
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    def _recognize(self, response: http.client.HTTPResponse, start: int) -> None:
+        """Learns the size and ETag from the first response, and compares them in later ones."""
+        etag = response.headers.get("ETag", "")
+        if response.status == 206:
+            span, _, total = response.headers.get("Content-Range", "").partition("/")
+            if not span.startswith(f"bytes {start}-"):
+                raise DownloadError(f"{self.url} answers with a range that was not asked for")
+        else:
+            total = response.headers.get("Content-Length", "")
+        size = int(total) if total.isdecimal() else None
+        if self.reached and (size, etag) != (self.size, self.etag):
+            raise DownloadError(f"{self.url} changed while it was fetched; try again")
+        self.reached, self.size, self.etag = True, size, etag
+
+
+def _skip(response: http.client.HTTPResponse, count: int) -> None:
+    """Reads past the beginning of a file, from a server that does not do ranges."""
+    while count > 0:
+        chunk = response.read(min(_CHUNK, count))
+        if not chunk:
+            raise ConnectionError("the connection was cut")
+        count -= len(chunk)
+
+
+def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sorted spans, with those that touch made one."""
+    merged: list[tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if merged and merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], stop)
+        else:
+            merged.append((start, stop))
+    return merged
+
+
+def _collect(
+    remote: _Remote, spans: list[tuple[int, int]], path: Path, prefix: bytes = b""
+) -> Path:
+    """Appends spans of a remote file to what its part already has; returns the complete part."""
+    part = path.with_name(f"{path.name}.{remote.identity}.part")
+    for other in path.parent.glob(f"{path.name}.*.part"):
+        if other != part:
+            other.unlink()
+    total = len(prefix) + sum(stop - start for start, stop in spans)
+    with part.open("a+b") as file:
+        file.seek(0)
+        if file.read(len(prefix)) != prefix or file.seek(0, os.SEEK_END) > total:
+            file.truncate(0)
+            file.write(prefix)
+        have = file.seek(0, os.SEEK_END)
+        bar = tqdm(
+            desc=path.name, total=total, initial=have, unit="B", unit_scale=True, disable=None
+        )
+        have -= len(prefix)
+        with bar:
+            for start, stop in spans:
+                skipped = min(have, stop - start)
+                have -= skipped
+                for chunk in remote.stream(start + skipped, stop):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+    return part
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,123 @@
+"""Safetensors files: written so that the same tensors give the same bytes, and with a digest.
+
+The safetensors library reads them.  It does not write them here because it orders metadata by
+the hash seed of the process, so two runs would give two files.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from perceptual_jax.io.storage import FileError
+
+_DTYPES = {"float16": "F16", "float32": "F32", "uint8": "U8"}
+
+
+def digest(tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over all tensors: sorted by name, each its name, dtype, shape and raw bytes."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        tensor = _plain(tensor)
+        sha.update(json.dumps([name, tensor.dtype.name, list(tensor.shape)]).encode())
+        sha.update(tensor.data)
+    return sha.hexdigest()
+
+
+def header(
+    entries: Mapping[str, tuple[str, Sequence[int], int]],
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """The first bytes of a safetensors file whose tensors follow in the order of `entries`.
+
+    Args:
+      entries: for each tensor its safetensors dtype (`"F32"`), shape, and size in bytes.
+      metadata: text by name.
+    """
+    description: dict[str, Any] = {"__metadata__": dict(sorted((metadata or {}).items()))}
+    position = 0
+    for name, (dtype, shape, size) in entries.items():
+        offsets = [position, position + size]
+        description[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": offsets}
+        position += size
+    text = json.dumps(description, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # Tensors start on a multiple of 8, as the format asks.
+    return len(text).to_bytes(8, "little") + text
+
+
+def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes tensors and text; a reader sees the old file or the whole new one, never a part.
+
+    The metadata gains `sha256`, the `digest` of the tensors.
+
+    Raises:
+      KeyError: a tensor is neither float16, float32 nor uint8.
+    """
+    # Wide tensors first keeps every tensor aligned to its own item size.
+    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
+    plain = {name: _plain(tensor) for name, tensor in ordered.items()}
+    entries = {name: (_DTYPES[t.dtype.name], t.shape, t.nbytes) for name, t in plain.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(header(entries, {**metadata, "sha256": digest(plain)}))
+            for tensor in plain.values():
+                file.write(tensor.data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins like a safetensors file: the length of its header, then the header.
+
+    Raises:
+      FileError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def read(
+    path: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The wanted tensors, and the metadata, of any safetensors file.
+
+    Raises:
+      FileError: the file is missing, damaged, or not a safetensors file.
+    """
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            names = [name for name in file.keys() if wanted(name)]  # noqa: SIM118 (not a dict)
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise FileError(f"{path} cannot be read as a safetensors file: {error}") from error
+
+
+def check(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Compares tensors that were read from `path` with the digest in its metadata.
+
+    Raises:
+      FileError: they differ: the file was damaged or edited.
+    """
+    if digest(tensors) != metadata.get("sha256"):
+        raise FileError(
+            f"{path} is damaged: the SHA-256 of its tensors is not the one in its header; "
+            "put an intact copy in its place"
+        )
+
+
+def _plain(tensor: np.ndarray) -> np.ndarray:
+    """In C order and little-endian, which is what the file holds on every machine."""
+    return np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<"))

@@ -1,0 +1,310 @@
+"""Reads what `torch.save` wrote, without PyTorch and without running anything that is in it.
+
+Such a file is a pickle, a program for building objects, beside raw storages of numbers.  The
+unpickler here knows how to build dicts and tensors and refuses every other name, so that a
+file from a stranger can at worst be refused.  Both layouts are read:
+
+- zip (since PyTorch 1.6): `NAME/data.pkl`, and each storage as an uncompressed `NAME/data/KEY`;
+- legacy (torchvision's VGG files): five pickles (a magic number, the protocol, the machine,
+  the object, the keys of its storages), then each storage as an int64 count and its items.
+
+Tensors are only described while the pickle is read, and numbers are only fetched for those
+that are wanted: the classifier, nine tenths of a VGG file, costs no memory.
+"""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from perceptual_jax.io.storage import FileError
+
+Shapes = dict[str, tuple[int, ...]]
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+
+_BIG_ENDIAN = "it was written by a big-endian machine, which is not supported"
+
+_STORAGE_DTYPES: dict[str, np.dtype] = {
+    "DoubleStorage": np.dtype("<f8"),
+    "FloatStorage": np.dtype("<f4"),
+    "HalfStorage": np.dtype("<f2"),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
+}
+
+# Checkpoints keep these beside their tensors.
+_DTYPE_NAMES = sorted(dtype.name for dtype in _STORAGE_DTYPES.values())
+
+
+def read(path: str | Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
+    """The dict in a file of `torch.save`, with NumPy arrays in place of its tensors.
+
+    Args:
+      path: a `.pth` or `.pt` file of a state dict, or of dicts that hold one.
+      wanted: called with the key of each tensor; those that are not wanted are left out, and
+        their numbers are not read.
+
+    Returns:
+      The dict, nested as it was saved; whatever in it is neither a dict nor a tensor is left
+      out.  Arrays are read-only, keep their dtype (bfloat16 as `ml_dtypes.bfloat16`), and share
+      memory where the tensors did.
+
+    Raises:
+      FileError: the file is missing, damaged, cut short, not of `torch.save`, big-endian, no
+        dict, or asks for anything that is not plain data or a tensor.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+            file.seek(0)
+            return _read_zip(file, wanted) if is_zip else _read_legacy(file, wanted)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+    except _RefusedError as error:
+        raise FileError(f"{path}: {error}") from error
+    except Exception as error:
+        # Damaged bytes make the unpickler raise almost anything: IndexError, KeyError, ...
+        reason = str(error) or type(error).__name__
+        raise FileError(f"{path} is damaged, or not a file of torch.save: {reason}") from error
+
+
+class _RefusedError(Exception):
+    """The file is what it is, and we do not read such files; says why."""
+
+
+class _Storage(NamedTuple):
+    """A run of numbers in the file: `size` items of storage `key`, from item `start`."""
+
+    key: str
+    dtype: np.dtype
+    start: int
+    size: int
+
+
+class _Tensor(NamedTuple):
+    """A tensor as the pickle describes it; nothing of it is trusted until `_array`."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class _OrderedDict(dict):
+    """In place of `collections.OrderedDict`, without the attributes a pickle can give that."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        """Drops `_metadata`, the version numbers that PyTorch hangs on a state dict."""
+
+
+class _StorageType(NamedTuple):
+    dtype: np.dtype
+
+
+# What a pickle may call is an instance without attributes rather than a function: a pickle can
+# also set attributes, and on a function (its defaults) that would outlast the reading.
+class _RebuildTensor:
+    __slots__ = ()
+
+    def __call__(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+        return _Tensor(storage, offset, shape, strides)
+
+
+class _RebuildParameter:
+    __slots__ = ()
+
+    def __call__(self, tensor: Any, *_: Any) -> Any:
+        return tensor
+
+
+class _DropArguments:
+    __slots__ = ()
+
+    def __call__(self, *_: Any) -> None:
+        """For what is allowed and of no use here."""
+
+
+_GLOBALS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
+    ("torch", "Size"): tuple,
+    ("torch", "device"): _DropArguments(),
+    **{("torch", name): _StorageType(dtype) for name, dtype in _STORAGE_DTYPES.items()},
+    **{("torch", name): None for name in _DTYPE_NAMES},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds dicts, lists, numbers, text and described tensors, and nothing else."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        # Files that were pickled by Python 2 hold their text as bytes.
+        super().__init__(file, encoding="utf-8")
+        self.item_sizes: dict[str, int] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _GLOBALS[module, name]
+        except KeyError:
+            raise _RefusedError(
+                f"it asks to run {module}.{name}, which is refused: only dicts of tensors are "
+                "read; save model.state_dict(), not the model"
+            ) from None
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, storage_type, key, _, size, *view = pid
+        if kind != "storage" or not isinstance(storage_type, _StorageType):
+            raise ValueError(f"unknown kind of storage {pid!r}")
+        self.item_sizes.setdefault(key, storage_type.dtype.itemsize)
+        start = 0
+        if view and view[0] is not None:  # Before PyTorch 0.4 a storage could be part of another.
+            _, start, size = view[0]
+        return _Storage(key, storage_type.dtype, start, size)
+
+
+def _read_zip(file: IO[bytes], wanted: Callable[[str], bool]) -> dict[str, Any]:
+    with zipfile.ZipFile(file) as archive:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            # torch.save never compresses, and without that nothing is larger than the file.
+            raise ValueError("the archive is compressed")
+        names = archive.namelist()
+        pickles = [name for name in names if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise ValueError("the archive has no data.pkl")
+        folder = pickles[0].removesuffix("data.pkl")
+        if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
+            raise _RefusedError(_BIG_ENDIAN)
+        with archive.open(pickles[0]) as stream:
+            described = _Unpickler(stream).load()
+        return _filled(described, lambda key: archive.read(f"{folder}data/{key}"), wanted)
+
+
+def _read_legacy(file: IO[bytes], wanted: Callable[[str], bool]) -> dict[str, Any]:
+    if _Unpickler(file).load() != _LEGACY_MAGIC:
+        raise ValueError("the magic number is missing")
+    if (protocol := _Unpickler(file).load()) != _LEGACY_PROTOCOL:
+        raise ValueError(f"unknown protocol {protocol!r}")
+    if _Unpickler(file).load()["little_endian"] is not True:
+        raise _RefusedError(_BIG_ENDIAN)
+    unpickler = _Unpickler(file)
+    described = unpickler.load()
+
+    places = {}
+    end = os.fstat(file.fileno()).st_size
+    for key in _Unpickler(file).load():
+        size = int.from_bytes(file.read(8), "little", signed=True) * unpickler.item_sizes[key]
+        if not 0 <= size <= end - file.tell():
+            raise ValueError("it is cut short")
+        places[key] = (file.tell(), size)
+        file.seek(size, os.SEEK_CUR)
+
+    def fetch(key: str) -> bytes:
+        position, size = places[key]
+        file.seek(position)
+        return file.read(size)
+
+    return _filled(described, fetch, wanted)
+
+
+def _filled(
+    described: Any, fetch: Callable[[str], bytes], wanted: Callable[[str], bool]
+) -> dict[str, Any]:
+    """The dicts of a described object, with arrays in place of tensors."""
+    if not isinstance(described, dict):
+        raise _RefusedError(f"it holds a {type(described).__name__.strip('_')}, not a dict")
+    storages: dict[str, bytes] = {}
+    # By identity: a pickle can hold a dict many times over, or inside of itself.
+    finished: dict[int, dict[str, Any]] = {}
+
+    def fill(node: dict[str, Any]) -> dict[str, Any]:
+        if id(node) in finished:
+            return finished[id(node)]
+        result = finished[id(node)] = {}
+        for name, value in node.items():
+            if isinstance(value, dict):
+                result[name] = fill(value)
+            elif isinstance(value, _Tensor) and wanted(str(name)):
+                key = value.storage.key
+                if key not in storages:
+                    storages[key] = fetch(key)
+                result[name] = _array(value, storages[key])
+        return result
+
+    return fill(described)
+
+
+def _array(tensor: _Tensor, storage: bytes) -> np.ndarray:
+    """A read-only view of a storage, after checking that all of it lies inside."""
+    _, dtype, start, size = tensor.storage
+    numbers = (start, size, tensor.offset, *tensor.shape, *tensor.strides)
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError(f"a tensor has the impossible layout {tensor[1:]}")
+    if len(tensor.shape) != len(tensor.strides) or (start + size) * dtype.itemsize > len(storage):
+        raise ValueError(f"a tensor's storage {tensor.storage.key} is cut short")
+    if 0 in tensor.shape:
+        return np.empty(tensor.shape, dtype)
+    last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
+    if tensor.offset + last >= size:
+        raise ValueError(f"a tensor reaches past the end of its storage {tensor.storage.key}")
+    return np.ndarray(
+        tensor.shape,
+        dtype,
+        buffer=storage,
+        offset=(start + tensor.offset) * dtype.itemsize,
+        strides=[stride * dtype.itemsize for stride in tensor.strides],
+    )
+
+
+# What training programs wrap a state dict in, and put before its names.
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "model.")
+
+
+def unwrapped(saved: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The state dict inside of a checkpoint, without what is no tensor, its names `bare`."""
+    for wrapper in _WRAPPERS:
+        if isinstance(saved.get(wrapper), dict):
+            saved = saved[wrapper]
+    return {bare(str(k)): v for k, v in saved.items() if isinstance(v, np.ndarray)}
+
+
+def bare(name: str) -> str:
+    """A tensor's name in the network itself, without what wrapped the network in training."""
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def differences(tensors: Mapping[str, np.ndarray], shapes: Shapes) -> list[str]:
+    """What keeps `tensors` from being finite numbers of exactly these names and shapes."""
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    problems = [f"{name} is missing" for name in shapes if name not in found]
+    problems += [f"{name} is surplus" for name in found if name not in shapes]
+    for name, shape in shapes.items():
+        if name not in found:
+            continue
+        if found[name] != shape:
+            problems.append(f"{name} has shape {found[name]} instead of {shape}")
+        elif tensors[name].dtype.kind in "iubc":
+            problems.append(f"{name} has dtype {tensors[name].dtype}")
+        elif not np.isfinite(tensors[name]).all():
+            problems.append(f"{name} is not finite")
+    return problems

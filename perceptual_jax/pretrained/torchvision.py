@@ -1,0 +1,241 @@
+"""torchvision's VGG networks: the layout of their state dicts, and where they are fetched from."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+
+from perceptual_jax.io.storage import FileError
+from perceptual_jax.pretrained import download, tensorfile, torch_pickle
+from perceptual_jax.pretrained.torch_pickle import Shapes, differences
+
+_log = logging.getLogger(__name__)
+
+Params = dict[str, dict[str, np.ndarray]]
+
+# For RGB in [0, 1].  "torchvision" is what its own training used.  "oxford" is what torchvision
+# states for its copy of the Oxford features; it rounds the authors' mean, (123.68, 116.779,
+# 103.939) / 255, which the embedded file has, to whole grey levels.
+NORMALIZATIONS = {
+    "torchvision": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "oxford": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
+}
+
+# Convolutions in each of the five blocks, and their output channels.
+_CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+_CHANNELS = (64, 128, 256, 512, 512)
+
+# The fully connected layers, as torchvision and timm call them.
+_UNUSED = ("classifier.", "avgpool.", "pre_logits.", "head.")
+_CLASSIFIER_BIAS = "classifier.0.bias"
+
+# SHA-256 of the Oxford network's first kernel, as float16 in torchvision's order (OIHW).
+_OXFORD_FIRST_KERNEL = "b45cfdd6d2b58b62e381cb9a7e95157765d4e057fa4110e31581541aba591e0e"
+
+
+def tree_shapes(depth: int) -> Shapes:
+    """Name (`conv1_1/kernel`) and shape of each leaf in the tree of VGG-16 or VGG-19."""
+    shapes: Shapes = {"normalization/mean": (3,), "normalization/std": (3,)}
+    inputs = 3
+    for layer in _torch_indices(depth):
+        outputs = _CHANNELS[int(layer[len("conv")]) - 1]
+        shapes[f"{layer}/kernel"] = (3, 3, inputs, outputs)
+        shapes[f"{layer}/bias"] = (outputs,)
+        inputs = outputs
+    return shapes
+
+
+def torch_shapes(depth: int) -> Shapes:
+    """Name (`features.0.weight`) and shape of each feature tensor of torchvision's network."""
+    ours = tree_shapes(depth)
+    shapes: Shapes = {}
+    for layer, index in _torch_indices(depth).items():
+        height, width, inputs, outputs = ours[f"{layer}/kernel"]
+        shapes[f"features.{index}.weight"] = (outputs, inputs, height, width)
+        shapes[f"features.{index}.bias"] = (outputs,)
+    return shapes
+
+
+def is_used(name: str) -> bool:
+    """Whether a state dict's tensor is worth reading: features, unknowns, the NaN classifier."""
+    return not name.startswith(_UNUSED) or name == _CLASSIFIER_BIAS
+
+
+def tree_problems(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """What keeps flat `tensors` from being the parameters of a VGG; empty if nothing does."""
+    return _problems(tensors, [tree_shapes(depth) for depth in _CONVOLUTIONS])
+
+
+def from_torchvision(
+    state_dict: Mapping[str, Any],
+    *,
+    normalization: Literal["torchvision", "oxford"] = "torchvision",
+) -> Params:
+    """Parameters from a state dict in the layout of torchvision's VGG-16 and VGG-19.
+
+    Args:
+      state_dict: arrays `features.N.weight` (OIHW) and `features.N.bias`.  The classifier may be
+        there too, under torchvision's or timm's names, and is ignored.
+      normalization: what the network was trained with: `"torchvision"`, or `"oxford"` for
+        torchvision's `VGG16_Weights.IMAGENET1K_FEATURES`.
+
+    Returns:
+      `{"normalization": {"mean": (3,), "std": (3,)}, "conv1_1": {"kernel": (3, 3, 3, 64),
+      "bias": (64,)}, ...}`, float32, kernels HWIO.
+
+    Raises:
+      FileError: tensors are missing, surplus, misshapen or not finite; the message lists all.
+      ValueError: an unknown normalisation.
+    """
+    if normalization not in NORMALIZATIONS:
+        known = ", ".join(NORMALIZATIONS)
+        raise ValueError(f"normalization must be one of {known}, got {normalization!r}")
+    arrays = {k: np.asarray(v) for k, v in state_dict.items() if not k.startswith(_UNUSED)}
+    problems = _problems(arrays, [torch_shapes(depth) for depth in _CONVOLUTIONS])
+    if problems:
+        raise FileError(
+            "not a state dict of torchvision's VGG-16 or VGG-19 (without batch normalisation): "
+            + "; ".join(problems)
+        )
+    mean, std = NORMALIZATIONS[normalization]
+    params = {
+        "normalization": {"mean": np.array(mean, np.float32), "std": np.array(std, np.float32)}
+    }
+    depth = next(depth for depth in _CONVOLUTIONS if torch_shapes(depth).keys() == arrays.keys())
+    for layer, index in _torch_indices(depth).items():
+        kernel = arrays[f"features.{index}.weight"].transpose(2, 3, 1, 0)
+        params[layer] = {
+            "kernel": np.ascontiguousarray(kernel, np.float32),
+            "bias": arrays[f"features.{index}.bias"].astype(np.float32),
+        }
+    return params
+
+
+def is_oxford(state_dict: Mapping[str, np.ndarray]) -> bool:
+    """Whether a torchvision-layout state dict is the Oxford network, which has its own mean.
+
+    Told by the first kernel, or by the classifier: torchvision's `IMAGENET1K_FEATURES` file
+    fills it with NaNs, and no other does.
+    """
+    classifier = state_dict.get(_CLASSIFIER_BIAS)
+    if classifier is not None and classifier.shape == (4096,) and np.isnan(classifier).all():
+        return True
+    kernel = state_dict.get("features.0.weight")
+    if kernel is None or kernel.shape != (64, 3, 3, 3):
+        return False
+    rounded = np.ascontiguousarray(kernel, "<f2")
+    return hashlib.sha256(rounded.data).hexdigest() == _OXFORD_FIRST_KERNEL
+
+
+def _torch_indices(depth: int) -> dict[str, int]:
+    """Each convolution's place among the modules of torchvision's `features`."""
+    indices, place = {}, 0
+    for block, count in enumerate(_CONVOLUTIONS[depth], 1):
+        for index in range(1, count + 1):
+            indices[f"conv{block}_{index}"] = place
+            place += 2  # The convolution and its ReLU;
+        place += 1  # the pooling.
+    return indices
+
+
+def _problems(tensors: Mapping[str, np.ndarray], candidates: list[Shapes]) -> list[str]:
+    """The differences from the candidate that is nearest."""
+    return min((differences(tensors, shapes) for shapes in candidates), key=len)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a network lies: in our `weights/` folder, or at two addresses, tried in order.
+
+    Attributes:
+      embedded: the file's name in `weights/`.
+      safetensors_url: of which only the features are fetched.
+      torch_url: a whole `.pth` file; as torchvision names its files, the digits after the dash
+        begin the file's SHA-256.
+      first_values: how tensors of `safetensors_url` must begin.  No digest of it is published
+        that would hold for a part of the file, so these, the shapes, the dtypes and finite values
+        are what can be checked.
+    """
+
+    embedded: str = ""
+    safetensors_url: str = ""
+    torch_url: str = ""
+    first_values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+NAMES: dict[str, Source] = {
+    "vgg16": Source(embedded="vgg16.safetensors"),
+    "vgg16-torchvision": Source(
+        safetensors_url="https://huggingface.co/timm/vgg16.tv_in1k/resolve/main/model.safetensors",
+        torch_url="https://download.pytorch.org/models/vgg16-397923af.pth",
+        first_values={
+            "features.0.weight": (-0.5537306, 0.1427047, 0.5289615),
+            "features.0.bias": (0.403388,),
+        },
+    ),
+    "vgg19-torchvision": Source(
+        safetensors_url="https://huggingface.co/timm/vgg19.tv_in1k/resolve/main/model.safetensors",
+        torch_url="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+    ),
+}
+
+
+def obtain(source: Source, folder: Path) -> tuple[Params, str]:
+    """Fetches a network, or takes the `.pth` file that someone has put into `folder`.
+
+    Args:
+      source: has both addresses.
+      folder: for what is being fetched; only parts of unfinished downloads stay there.
+
+    Returns:
+      The parameters, and the address that they come from.
+
+    Raises:
+      FileError: no address gave the network, or the file in `folder` is damaged.
+      OSError: `folder` cannot be written.
+    """
+    official = PurePosixPath(source.torch_url)
+    digits = official.stem.rpartition("-")[2]
+    by_hand = folder / official.name
+    if by_hand.exists():
+        if not download.sha256(by_hand).startswith(digits):
+            raise FileError(f"{by_hand} is damaged: its SHA-256 does not start with {digits}")
+        return from_torchvision(torch_pickle.read(by_hand, _is_feature)), source.torch_url
+
+    problems = []
+    for url in (source.safetensors_url, source.torch_url):
+        fetched = folder / f"{official.stem}.fetched{PurePosixPath(url).suffix}"
+        try:
+            if url == source.safetensors_url:
+                download.fetch_tensors(url, fetched, _is_feature)
+                state_dict, _ = tensorfile.read(fetched)
+                _check_first_values(state_dict, source)
+            else:
+                download.fetch_file(url, fetched, sha256_prefix=digits)
+                state_dict = torch_pickle.read(fetched, _is_feature)
+            return from_torchvision(state_dict), url
+        except (download.DownloadError, FileError) as error:
+            problems.append(str(error))
+            if url != source.torch_url:
+                _log.warning("%s; trying %s, which is larger", error, source.torch_url)
+        finally:
+            fetched.unlink(missing_ok=True)
+    raise FileError(
+        f"the weights could not be fetched ({'; '.join(problems)}). Fetch {source.torch_url} on a "
+        f"machine that can, and put it into {folder}, or give its path instead (--vgg=PATH)"
+    )
+
+
+def _is_feature(name: str) -> bool:
+    return name.startswith("features.")
+
+
+def _check_first_values(state_dict: Mapping[str, np.ndarray], source: Source) -> None:
+    for name, expected in source.first_values.items():
+        found = state_dict.get(name, np.empty(0)).ravel()[: len(expected)]
+        if len(found) != len(expected) or not np.allclose(found, expected, rtol=1e-5, atol=0):
+            raise FileError(f"{source.safetensors_url} has another network: {name} differs")

@@ -1,0 +1,136 @@
+"""Style networks of PyTorch's example `fast_neural_style`, as networks of ours.
+
+Its `TransformerNet` is our style network with other names, its axes in another order, and pixels
+in 0..255 on both sides.  The change of scale is folded into the first and the last convolution, so
+that what is loaded computes the same pictures with nothing beside it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import traverse_util
+
+from perceptual_jax.io.storage import FileError
+from perceptual_jax.models.networks import StyleNetwork
+from perceptual_jax.pretrained import torch_pickle
+
+# Before PyTorch 0.4 instance normalisation counted, and never used, its running statistics.
+_UNUSED = (".running_mean", ".running_var", ".num_batches_tracked")
+
+
+class _Layer(NamedTuple):
+    """A convolution and the normalisation after it, by their names there and here."""
+
+    their_convolution: str
+    convolution: str
+    their_norm: str
+    norm: str
+    size: int
+    inputs: int
+    outputs: int
+
+
+def is_used(name: str) -> bool:
+    """Whether a state dict's tensor is worth reading."""
+    return not name.endswith(_UNUSED)
+
+
+def from_transformer_net(
+    state_dict: Mapping[str, Any],
+) -> tuple[StyleNetwork, dict[str, Any]]:
+    """A network of ours from a state dict of `TransformerNet`, for the same pixels.
+
+    Args:
+      state_dict: `conv1.conv2d.weight` (OIHW), `in1.weight` and so on, of any width and number of
+        residual blocks, with or without the running statistics of old files.
+
+    Returns:
+      The network, of one style, and its variables, `{"params": ...}`, float32, kernels HWIO.
+
+    Raises:
+      FileError: tensors are missing, surplus, misshapen or not finite; the message lists all.
+    """
+    arrays = {name: np.asarray(v) for name, v in state_dict.items() if is_used(name)}
+    network = StyleNetwork(width=_width(arrays), residual_blocks=_residual_blocks(arrays))
+    layers = list(_layers(network.width, network.residual_blocks))
+    if problems := torch_pickle.differences(arrays, _shapes(layers)):
+        raise FileError(
+            "not a state dict of TransformerNet, the network of PyTorch's example "
+            f"fast_neural_style: {'; '.join(problems)}"
+        )
+    leaves = {}
+    for layer in layers:
+        kernel = arrays[f"{layer.their_convolution}.weight"].transpose(2, 3, 1, 0)
+        bias = arrays[f"{layer.their_convolution}.bias"]
+        kernel, bias = _rescaled(
+            layer.convolution, kernel.astype(np.float64), bias.astype(np.float64)
+        )
+        leaves[f"params/{layer.convolution}/kernel"] = kernel
+        leaves[f"params/{layer.convolution}/bias"] = bias
+        if layer.norm:
+            row = f"params/{layer.norm}/instance"
+            leaves[f"{row}/scale"] = arrays[f"{layer.their_norm}.weight"][None]
+            leaves[f"{row}/bias"] = arrays[f"{layer.their_norm}.bias"][None]
+    contiguous = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in leaves.items()}
+    return network, traverse_util.unflatten_dict(contiguous, sep="/")
+
+
+def _width(arrays: Mapping[str, np.ndarray]) -> int:
+    """Channels of the first layer; the usual ones if it is not there, which is told later."""
+    shape = arrays["in1.weight"].shape if "in1.weight" in arrays else ()
+    return shape[0] if len(shape) == 1 and shape[0] else StyleNetwork.width
+
+
+def _residual_blocks(arrays: Mapping[str, np.ndarray]) -> int:
+    # Counted, since a number in a name could be any.
+    return len({match[0] for name in arrays if (match := re.match(r"res\d+\.", name))})
+
+
+def _layers(width: int, residual_blocks: int) -> Iterator[_Layer]:
+    middle = 4 * width
+    yield _Layer("conv1.conv2d", "conv1", "in1", "norm1", 9, 3, width)
+    yield _Layer("conv2.conv2d", "conv2", "in2", "norm2", 3, width, 2 * width)
+    yield _Layer("conv3.conv2d", "conv3", "in3", "norm3", 3, 2 * width, middle)
+    for block in range(1, residual_blocks + 1):
+        for index in (1, 2):
+            yield _Layer(
+                f"res{block}.conv{index}.conv2d",
+                f"residual{block}/conv{index}",
+                f"res{block}.in{index}",
+                f"residual{block}/norm{index}",
+                3,
+                middle,
+                middle,
+            )
+    yield _Layer("deconv1.conv2d", "up1", "in4", "up_norm1", 3, middle, 2 * width)
+    yield _Layer("deconv2.conv2d", "up2", "in5", "up_norm2", 3, 2 * width, width)
+    yield _Layer("deconv3.conv2d", "output", "", "", 9, width, 3)
+
+
+def _shapes(layers: list[_Layer]) -> torch_pickle.Shapes:
+    shapes: torch_pickle.Shapes = {}
+    for layer in layers:
+        kernel = (layer.outputs, layer.inputs, layer.size, layer.size)
+        shapes[f"{layer.their_convolution}.weight"] = kernel
+        shapes[f"{layer.their_convolution}.bias"] = (layer.outputs,)
+        if layer.norm:
+            shapes[f"{layer.their_norm}.weight"] = (layer.outputs,)
+            shapes[f"{layer.their_norm}.bias"] = (layer.outputs,)
+    return shapes
+
+
+def _rescaled(
+    convolution: str, kernel: np.ndarray, bias: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A kernel (HWIO) and bias for our range of pixels.
+
+    Pixels x in 0..255 enter our first convolution as u, where x = 255 (0.5 + u / 4), and y leaves
+    our last one where theirs gives 255 (0.5 + y / 4).
+    """
+    if convolution == "conv1":
+        return kernel * (255 / 4), bias + 127.5 * kernel.sum((0, 1, 2))
+    if convolution == "output":
+        return kernel * (4 / 255), bias * (4 / 255) - 2
+    return kernel, bias

@@ -1,0 +1,148 @@
+"""A run folder: what was asked, what was measured, and the pictures on the way."""
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from perceptual_jax.io import storage
+from perceptual_jax.io.storage import FileError
+
+
+class RunFolder:
+    """`config.json`, `metrics.jsonl`, `terms.png` and `previews/` in one folder.
+
+    A folder that holds a run already is begun anew, since its metrics would belong to other
+    settings, unless the same run goes on from `resume_step`: then what was measured up to there
+    stays, and what was after it is dropped.
+
+    A folder in a bucket (`gs://...`), where files can be replaced but not added to, is kept on the
+    local disk, and put there by `publish`.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        config: Mapping[str, Any],
+        *,
+        plot: bool = True,
+        resume_step: int = 0,
+        tensorboard: bool = False,
+    ) -> None:
+        self._plot = plot
+        self._events: Any = None
+        self._bucket = str(folder).rstrip("/") if storage.is_remote(folder) else None
+        self._local = tempfile.TemporaryDirectory(prefix="run-") if self._bucket else None
+        self._published: dict[Path, tuple[int, int]] = {}
+        self.folder = Path(self._local.name if self._local else folder).expanduser()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self._bucket and resume_step:
+                storage.get(f"{self._bucket}/metrics.jsonl", self.folder / "metrics.jsonl")
+            text = json.dumps(config, indent=2, default=str)
+            (self.folder / "config.json").write_text(text + "\n", encoding="utf-8")
+            metrics = self.folder / "metrics.jsonl"
+            before = _metrics_until(metrics, resume_step)
+            # Replaced as a whole: a run can be killed while it begins.
+            unfinished = metrics.with_suffix(".tmp")
+            lines = "".join(json.dumps(line) + "\n" for line in before)
+            unfinished.write_text(lines, encoding="utf-8")
+            unfinished.replace(metrics)
+            self._metrics: IO[str] = metrics.open("a", encoding="utf-8")
+            if tensorboard:
+                # Only where it is wanted: importing it costs a start of the program 0.3 s.
+                from tensorboardX import SummaryWriter
+
+                self._events = SummaryWriter(
+                    str(self.folder / "tensorboard"), purge_step=resume_step or None
+                )
+        except OSError as error:
+            raise FileError(f"cannot write to --workdir={folder}: {error.strerror}") from error
+        self._history: list[dict[str, Any]] = before
+
+    def record(self, metrics: Sequence[Mapping[str, Any]]) -> None:
+        """Adds lines to `metrics.jsonl`, each with the time of day; flushed, so none is lost."""
+        for line in metrics:
+            self._history.append(dict(line))
+            self._metrics.write(json.dumps({**strict(line), "time": round(time.time(), 3)}) + "\n")
+            if self._events:
+                for name, value in {"total": line["total"], **line["terms"]}.items():
+                    self._events.add_scalar(name, value, line["step"])
+        self._metrics.flush()
+
+    def publish(self) -> None:
+        """Copies what is new to the bucket, if the folder is in one."""
+        if not self._bucket:
+            return
+        for path in self.folder.rglob("*"):
+            if not path.is_file():
+                continue
+            status = path.stat()
+            version = status.st_mtime_ns, status.st_size
+            if self._published.get(path) != version:
+                storage.put(path, f"{self._bucket}/{path.relative_to(self.folder).as_posix()}")
+                self._published[path] = version
+
+    def preview_path(self, step: int) -> Path:
+        return self.folder / "previews" / f"{step:06d}.png"
+
+    def close(self) -> None:
+        """Draws the terms over the iterations, and closes the metrics."""
+        self._metrics.close()
+        if self._events:
+            self._events.close()
+        if self._plot and len(self._history) > 1:
+            _plot(self._history, self.folder / "terms.png")
+        self.publish()
+        if self._local:
+            self._local.cleanup()
+
+
+def strict(record: Mapping[str, Any]) -> dict[str, Any]:
+    """With null for what is not finite: JSON has no word for it, and strict readers stop at NaN."""
+    return {
+        name: strict(value)
+        if isinstance(value, Mapping)
+        else None
+        if isinstance(value, float) and not math.isfinite(value)
+        else value
+        for name, value in record.items()
+    }
+
+
+def _metrics_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """The lines of a run that goes on; a last one that was cut off is left out."""
+    if not step or not path.exists():
+        return []
+    found = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if line["step"] <= step:
+            found.append(line)
+    return found
+
+
+def _plot(history: Sequence[Mapping[str, Any]], path: Path) -> None:
+    # Only here, and not through pyplot: importing it costs half a second, which every start of the
+    # program would pay, and pyplot keeps figures and looks for a screen.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    steps = [line["step"] for line in history]
+    for name in ("total", *history[0]["terms"]):
+        values = [line["total"] if name == "total" else line["terms"][name] for line in history]
+        style = {"color": "black", "linewidth": 2.0} if name == "total" else {"linewidth": 1.0}
+        axes.plot(steps, values, label=name, **style)
+    axes.set_yscale("log")
+    axes.set_xlabel("iteration")
+    axes.set_ylabel("weighted term of the objective")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=100)

@@ -1,0 +1,43 @@
+"""What tests of modes that train share."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from perceptual_jax.io import resources
+from perceptual_jax.pretrained import vgg as pretrained_vgg
+from tests import reference
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs are alike: a program that one of them compiled is read by the next."""
+    settings: dict[str, Any] = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def small_and_standard() -> Iterator[None]:
+    """A VGG of a few channels, one held-out photo; and optax's Adam adds integers to floats."""
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+        patch.setattr(resources, "example_names", lambda kind: ["chelsea"])
+        load = pretrained_vgg.load_vgg
+        patch.setattr(
+            pretrained_vgg,
+            "load",
+            lambda name: reference.random_vgg() if name == "vgg16" else load(name),
+        )
+        yield

@@ -1,0 +1,316 @@
+"""`--mode=stylize` as a person uses it: flags in, files out.
+
+The network is a tiny one with random weights: what is looked at is what happens around it.
+"""
+
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from perceptual_jax import color
+from perceptual_jax.cli import main
+from perceptual_jax.io import images, resources
+from perceptual_jax.models import stylization
+from perceptual_jax.models.networks import StyleNetwork
+from perceptual_jax.pretrained import networks as pretrained_networks
+from tests import reference
+
+Captured = pytest.CaptureFixture[str]
+
+PROGRAM = Path(__file__).parents[2] / "run.py"
+NETWORK = StyleNetwork(styles=2, width=2, residual_blocks=0)
+PHOTO = reference.random_images(37, 53, 3, seed=1)
+MASK = np.broadcast_to(np.arange(53) < 20, (37, 53)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def trained() -> pretrained_networks.TrainedNetwork:
+    example = np.zeros((1, 16, 16, 3), np.float32)
+    initial = jax.jit(NETWORK.init)(jax.random.key(0), example, np.ones(2, np.float32))
+
+    def varied(path: Any, leaf: Any) -> np.ndarray:
+        seed = sum(map(ord, jax.tree_util.keystr(path)))
+        noise = np.random.default_rng(seed).normal(0, 0.3, leaf.shape)
+        return np.asarray(leaf + noise, np.float32)
+
+    return pretrained_networks.TrainedNetwork(
+        network=NETWORK,
+        variables=jax.tree_util.tree_map_with_path(varied, initial),
+        styles=("day", "night"),
+        settings={},
+    )
+
+
+@pytest.fixture(autouse=True)
+def folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: pretrained_networks.TrainedNetwork
+) -> Path:
+    """The current folder, with a photo, a mask and a network; the same network is shipped."""
+    monkeypatch.chdir(tmp_path)
+    images.write("photo.png", PHOTO)
+    images.write("left.png", MASK)
+    shipped = tmp_path / "weights" / "networks"
+    shipped.mkdir(parents=True)
+    pretrained_networks.save("net.safetensors", trained, dtype="float32")
+    pretrained_networks.save(shipped / "two.safetensors", trained, dtype="float32")
+    real = resources.folder
+    monkeypatch.setattr(
+        resources, "folder", lambda name: tmp_path / name if name == "weights" else real(name)
+    )
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    return main.main(["run.py", "--mode=stylize", *arguments])
+
+
+def made(*arguments: str) -> np.ndarray:
+    """The picture that a successful run writes."""
+    assert run("--input=photo.png", "--output=out.png", *arguments) == 0
+    return images.read("out.png")
+
+
+def expected(trained: pretrained_networks.TrainedNetwork, *weights: float) -> np.ndarray:
+    photo = images.read("photo.png")
+    return np.asarray(
+        stylization.stylize_batch(
+            trained.variables, photo[None], np.array(weights, np.float32), network=NETWORK
+        )[0]
+    )
+
+
+def assert_alike(found: np.ndarray, wanted: np.ndarray) -> None:
+    """Up to the rounding to 8 bits."""
+    np.testing.assert_allclose(found, wanted, atol=0.5 / 255 + 1e-4)
+
+
+class TestStyles:
+    def test_the_first_is_the_default(self, trained: pretrained_networks.TrainedNetwork) -> None:
+        assert_alike(made(), expected(trained, 1, 0))
+
+    def test_one_is_chosen_by_name(self, trained: pretrained_networks.TrainedNetwork) -> None:
+        assert_alike(made("--style=night"), expected(trained, 0, 1))
+
+    def test_several_are_mixed_by_their_weights(
+        self, trained: pretrained_networks.TrainedNetwork
+    ) -> None:
+        assert_alike(made("--style=day:3,night:1"), expected(trained, 0.75, 0.25))
+
+    def test_a_mask_gives_each_its_region(
+        self, trained: pretrained_networks.TrainedNetwork
+    ) -> None:
+        found = made("--style=night,day", "--content_mask=left.png")
+        wanted = np.where(MASK[..., None] > 0, expected(trained, 0, 1), expected(trained, 1, 0))
+        assert_alike(found, wanted)
+
+    def test_outside_of_all_masks_the_photo_stays(
+        self, trained: pretrained_networks.TrainedNetwork
+    ) -> None:
+        found = made("--style=night", "--content_mask=left.png")
+        photo = images.read("photo.png")
+        assert_alike(found, np.where(MASK[..., None] > 0, expected(trained, 0, 1), photo))
+
+    def test_a_black_mask_is_told(self, capsys: Captured) -> None:
+        images.write("black.png", np.zeros_like(MASK))
+        assert run("--input=photo.png", "--style=day", "--content_mask=black.png") == 2
+        assert "the mask black.png is black" in capsys.readouterr().err
+
+    def test_an_unknown_one_lists_the_others(self, capsys: Captured) -> None:
+        assert run("--style=noon") == 2
+        assert "no style noon, but day, night" in capsys.readouterr().err
+
+    def test_masks_that_do_not_fit_are_refused(self, capsys: Captured) -> None:
+        assert run("--style=day", "--content_mask=left.png,left.png") == 2
+        assert "a mask for each of 1 styles" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("flags", "told"),
+        [
+            (["--style=day:3,night:1", "--content_mask=left.png"], "leave out the weights of"),
+            (["--sheet", "--content_mask=left.png"], "--sheet shows every style on all of a photo"),
+        ],
+    )
+    def test_what_masks_leave_no_room_for_is_refused(
+        self, flags: list[str], told: str, capsys: Captured
+    ) -> None:
+        assert run("--input=photo.png", *flags) == 2
+        assert told in capsys.readouterr().err
+
+    def test_list_names_all_that_are_shipped(self, capsys: Captured) -> None:
+        assert run("--list") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines] == ["day", "night"]
+
+    def test_sheet_shows_all(self) -> None:
+        assert run("--input=photo.png", "--sheet", "--image_size=64") == 0
+        height, width = images.read("photo-sheet.png").shape[:2]
+        assert width > 2 * 64
+        assert height > 2 * 40
+
+    def test_sheet_has_a_row_for_each_photo_of_a_folder(self) -> None:
+        Path("photos").mkdir()
+        for name in ("a.png", "b.png", "c.png"):
+            shutil.copy("photo.png", f"photos/{name}")
+        assert run("--input=photos", "--sheet", "--image_size=64") == 0
+        height, width = images.read("photos-sheet.png").shape[:2]
+        assert 3 * 64 < width < 4 * 64  # The photo and two styles.
+        assert 3 * 40 < height < 4 * 48
+
+
+class TestLook:
+    def test_strength_blends_towards_the_photo(
+        self, trained: pretrained_networks.TrainedNetwork
+    ) -> None:
+        photo = images.read("photo.png")
+        assert_alike(made("--strength=0"), photo)
+        assert_alike(made("--strength=0.25"), 0.75 * photo + 0.25 * expected(trained, 1, 0))
+
+    def test_keep_colors_takes_luminance_from_the_style(
+        self, trained: pretrained_networks.TrainedNetwork
+    ) -> None:
+        photo = images.read("photo.png")
+        wanted = np.asarray(color.replace_luminance(photo, expected(trained, 1, 0)))
+        assert_alike(made("--keep_colors=luminance"), wanted)
+
+    def test_keep_colors_gives_the_photos_mean(self) -> None:
+        """Up to what is clipped."""
+        found = made("--keep_colors=histogram").mean((0, 1))
+        np.testing.assert_allclose(found, images.read("photo.png").mean((0, 1)), atol=0.03)
+
+    @pytest.mark.parametrize("flag", ["--strength=1.5", "--strength=-1", "--style=day:0"])
+    def test_a_number_out_of_range_is_refused(self, flag: str) -> None:
+        assert run("--input=photo.png", flag) == 2
+        assert not Path("photo-day.png").exists()
+
+
+class TestSizes:
+    def test_an_odd_size_comes_back(self) -> None:
+        assert made().shape == (37, 53, 3)
+
+    def test_image_size_is_the_long_side(self) -> None:
+        assert made("--image_size=106").shape == (74, 106, 3)
+
+    def test_a_large_picture_is_done_in_tiles(self, capsys: Captured) -> None:
+        large = np.tile(PHOTO, (4, 4, 1))
+        images.write("large.png", large)
+        assert run("--input=large.png", "--output=tiled.png", "--tile_size=128") == 0
+        assert run("--input=large.png", "--output=whole.png") == 0
+        difference = images.read("tiled.png") - images.read("whole.png")
+        assert np.abs(difference).max() < 0.05
+        assert "tile" in capsys.readouterr().err
+
+    def test_a_tile_that_cannot_be_is_refused(self, capsys: Captured) -> None:
+        assert run("--input=photo.png", "--tile_size=130") == 2
+        assert "multiple of 4" in capsys.readouterr().err
+
+    def test_transparency_comes_back(self) -> None:
+        images.write("cut.png", PHOTO, alpha=MASK)
+        assert run("--input=cut.png", "--output=out.png") == 0
+        alpha = images.read_picture("out.png").alpha
+        assert alpha is not None
+        np.testing.assert_allclose(alpha, MASK, atol=1e-6)
+
+
+class TestFolders:
+    def test_all_pictures_keep_their_places(self, tmp_path: Path, capsys: Captured) -> None:
+        for name in ("a.png", "b.jpg", "deep/c.png", "deep/d.gif"):
+            path = tmp_path / "in" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((PHOTO * 255).astype(np.uint8)).save(path)
+        (tmp_path / "in" / "bad.jpg").write_bytes(b"not a picture")
+        (tmp_path / "in" / "notes.txt").write_text("not a picture either")
+        assert run("--input=in", "--output=out", "--batch_size=2") == 1
+        found = sorted(str(path.relative_to("out")) for path in Path("out").rglob("*.*"))
+        assert found == ["a.png", "b.jpg", "deep/c.png", "deep/d.png"]
+        captured = capsys.readouterr()
+        assert "4 of 5 pictures" in captured.out
+        assert "bad.jpg" in captured.err
+
+    def test_batches_give_the_same_pictures(self, tmp_path: Path) -> None:
+        (tmp_path / "in").mkdir()
+        for index in range(3):
+            picture = np.roll(PHOTO, 7 * index, axis=1)
+            images.write(tmp_path / "in" / f"{index}.png", picture)
+        assert run("--input=in", "--output=one", "--batch_size=1") == 0
+        assert run("--input=in", "--output=two", "--batch_size=2") == 0
+        for index in range(3):
+            alone, together = (images.read(f"{name}/{index}.png") for name in ("one", "two"))
+            np.testing.assert_allclose(alone, together, atol=1.01 / 255)
+
+    def test_need_a_folder_for_the_results(self, tmp_path: Path, capsys: Captured) -> None:
+        (tmp_path / "in").mkdir()
+        images.write(tmp_path / "in" / "a.png", PHOTO)
+        assert run("--input=in") == 2
+        assert "--output" in capsys.readouterr().err
+
+    def test_without_pictures_are_refused(self, tmp_path: Path, capsys: Captured) -> None:
+        (tmp_path / "empty").mkdir()
+        assert run("--input=empty", "--output=out") == 2
+        assert "no picture" in capsys.readouterr().err
+
+
+class TestOutput:
+    def test_is_named_after_the_photo_and_the_style(self) -> None:
+        assert run("--input=photo.png", "--style=night") == 0
+        assert Path("photo-night.png").exists()
+
+    def test_says_how_it_was_made(self) -> None:
+        made("--style=night")
+        settings = images.read_settings("out.png")
+        assert settings is not None
+        assert settings["mode"] == "stylize"
+        assert settings["style"] == ["night"]
+
+    def test_pipes(self, trained: pretrained_networks.TrainedNetwork) -> None:
+        """In a process of its own, whose standard streams are bytes."""
+        finished = subprocess.run(
+            [
+                *(sys.executable, str(PROGRAM), "--mode=stylize", "--input=-", "--output=-"),
+                *("--network=net.safetensors", "--style=night"),
+            ],
+            input=Path("photo.png").read_bytes(),
+            capture_output=True,
+            check=True,
+        )
+        with Image.open(io.BytesIO(finished.stdout)) as picture:
+            found = np.asarray(picture, np.float32) / np.float32(255)
+        assert_alike(found, expected(trained, 0, 1))
+
+    def test_a_sheet_goes_through_pipes(self) -> None:
+        finished = subprocess.run(
+            [
+                *(sys.executable, str(PROGRAM), "--mode=stylize", "--input=-", "--sheet"),
+                *("--network=net.safetensors", "--image_size=64"),
+            ],
+            input=Path("photo.png").read_bytes(),
+            capture_output=True,
+            check=True,
+        )
+        with Image.open(io.BytesIO(finished.stdout)) as picture:
+            assert picture.format == "PNG"
+            assert picture.width > 2 * 64
+
+    def test_a_photo_that_cannot_be_read_writes_nothing(self, capsys: Captured) -> None:
+        Path("bad.png").write_bytes(b"not a picture")
+        assert run("--input=bad.png", "--output=out.png") == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert not Path("out.png").exists()
+
+
+class TestNetwork:
+    def test_a_file_is_taken_by_its_path(self, trained: pretrained_networks.TrainedNetwork) -> None:
+        found = made("--network=net.safetensors", "--style=night")
+        assert_alike(found, expected(trained, 0, 1))
+
+    def test_none_that_is_shipped_says_what_to_do(self, tmp_path: Path, capsys: Captured) -> None:
+        (tmp_path / "weights" / "networks" / "two.safetensors").unlink()
+        assert run("--input=photo.png") == 2
+        assert "--mode=train_transform" in capsys.readouterr().err

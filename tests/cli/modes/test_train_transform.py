@@ -1,0 +1,450 @@
+"""`--mode=train_transform` as a person uses it: paintings and photos in, a network out.
+
+Networks have a few channels and VGG, but in processes of its own, too; photos are of 32 pixels.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from perceptual_jax import training
+from perceptual_jax.cli import main
+from perceptual_jax.io import images
+from perceptual_jax.models import networks
+from perceptual_jax.pretrained import networks as pretrained_networks
+from tests import reference
+from tests.cli.modes.runs import contents, digest, metrics
+from tests.signals import stop_after
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "compiled_once", "small_and_standard")
+
+Captured = pytest.CaptureFixture[str]
+
+PROGRAM = Path(__file__).parents[2] / "run.py"
+STEPS = 6
+SMALL = (
+    "--data=photos",
+    "--style=red.png,blue.png",
+    "--style_size=32",
+    "--content_layers=relu1_2",
+    "--style_layers=relu1_1",
+    "--width=2",
+    "--residual_blocks=0",
+    "--image_size=32",
+    "--batch_size=2",
+    f"--steps={STEPS}",
+    "--checkpoint_every=2",
+    "--preview_every=0",
+    "--noplot",
+    "--store=float32",
+)
+
+
+def picture(height: int, width: int, color: Any, seed: int) -> np.ndarray:
+    noise = reference.random_images(height, width, 3, seed=seed)
+    return (0.5 * noise + 0.5 * np.array(color)).astype(np.float32)
+
+
+def messy_photos(folder: Path) -> None:
+    """What is found in folders of photos beside photos."""
+    folder.mkdir()
+    for index in range(3):
+        images.write(folder / f"good{index}.png", picture(40, 50, (0.2, 0.5, 0.4), seed=index))
+    pixels = (255 * picture(44, 38, (0.5, 0.5, 0.5), seed=5)).astype(np.uint8)
+    Image.fromarray(pixels).convert("L").save(folder / "grey.jpg")
+    Image.fromarray(pixels).convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(pixels).convert("RGBA").save(folder / "rgba.png")
+    Image.fromarray(pixels[:3, :3]).save(folder / "tiny.png")
+    Image.fromarray(pixels).save(folder / "cut_off.jpg")
+    content = (folder / "cut_off.jpg").read_bytes()
+    (folder / "cut_off.jpg").write_bytes(content[: len(content) // 2])
+    (folder / "corrupt.jpg").write_bytes(b"\xff\xd8 not a photo")
+
+
+def furnish(folder: Path) -> None:
+    """Three paintings, and photos of every kind."""
+    for name, color in {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}.items():
+        images.write(folder / f"{name}.png", picture(40, 60, color, seed=7))
+    messy_photos(folder / "photos")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The current folder."""
+    found = tmp_path_factory.mktemp("train_transform")
+    furnish(found)
+    (found / "corrupt").mkdir()
+    (found / "corrupt" / "photo.jpg").write_bytes(b"not a photo")
+    (found / "empty").mkdir()
+    with contextlib.chdir(found):
+        yield found
+
+
+# Steps of a run in a process of its own.
+LONGER = 20
+
+
+class Programs:
+    """`run.py` in processes of their own, from a folder that is not the checkout.
+
+    With the true VGG, saving every fifth of `LONGER` steps.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            "PERCEPTUAL_JAX_COMPILATION_CACHE": "",
+            "JAX_COMPILATION_CACHE_DIR": "compiled",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        }
+        # JAX has put it there for this process.
+        environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+        steps = (f"--steps={LONGER}", "--checkpoint_every=5")
+        process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), "--mode=train_transform", *SMALL, *steps, *arguments],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def finish(self) -> str:
+        """What those that were started since have told on stderr."""
+        told = "".join(process.communicate(timeout=300)[1] for process in self.processes)
+        codes = [process.returncode for process in self.processes]
+        assert codes == [0] * len(codes), told
+        self.processes.clear()
+        return told
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+        self.processes.clear()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    """Runs that nothing stops, of one process and of two, going on beside the other tests."""
+    running = Programs(tmp_path_factory.mktemp("programs"))
+    furnish(running.folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running.start("--workdir=one")
+    for index in (0, 1):
+        running.start(
+            "--workdir=two",
+            f"--coordinator=127.0.0.1:{port}",
+            "--num_processes=2",
+            f"--process_id={index}",
+        )
+    yield running
+    running.kill()
+
+
+def run(*arguments: str) -> int:
+    return main.main(["run.py", "--mode=train_transform", *SMALL, *arguments])
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    """The folder of a run that nothing stopped, in which everything is shown."""
+    assert run("--workdir=whole", "--preview_every=3", "--plot") == 0
+    return folder / "whole"
+
+
+class TestResult:
+    def test_is_a_network_with_all_that_using_it_takes(self, whole: Path) -> None:
+        found = pretrained_networks.load_network(whole / "network.safetensors")
+        expected = networks.StyleNetwork(styles=2, width=2, residual_blocks=0)
+        assert found.network == expected
+        assert found.styles == ("red", "blue")
+        for thumbnail, channel in zip(found.thumbnails, (0, 2), strict=True):
+            assert thumbnail.shape == (63, 96, 3)
+            assert thumbnail.mean((0, 1)).argmax() == channel
+        assert found.settings["program"].startswith("perceptual_jax ")
+        asked = {"style": ["red.png", "blue.png"], "steps": STEPS, "image_size": 32, "seed": 0}
+        assert found.settings.items() >= asked.items()
+
+    def test_is_told(self, whole: Path, capsys: Captured) -> None:
+        assert run("--workdir=whole") == 0
+        out, _ = capsys.readouterr()
+        assert out == f"whole/network.safetensors: red, blue; {STEPS} of {STEPS} steps\n"
+
+    def test_stylises_a_held_out_photo_on_the_way(self, whole: Path) -> None:
+        """In a row of each style below it."""
+        assert sorted(x.name for x in (whole / "previews").iterdir()) == [
+            "000003.png",
+            "000006.png",
+        ]
+        found = images.read(whole / "previews" / "000006.png")
+        height, width = found.shape[:2]
+        assert 3 * 150 < height < 3 * 300
+        assert 256 < width < 350
+        assert np.std(found) > 0.1
+
+    def test_is_measured_and_drawn(self, whole: Path) -> None:
+        lines = metrics(whole)
+        assert lines[-1]["step"] == STEPS
+        terms = {"content/relu1_2", "style/relu1_1", "total_variation"}
+        assert all(set(line["terms"]) == terms for line in lines)
+        config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
+        assert config["style"] == ["red.png", "blue.png"]
+        assert images.read(whole / "terms.png").shape == (500, 800, 3)
+
+    def test_without_photos_is_of_the_samples(self, folder: Path, capsys: Captured) -> None:
+        arguments = [argument for argument in SMALL if not argument.startswith("--data")]
+        assert main.main(["run.py", "--mode=train_transform", *arguments]) == 0
+        out, _ = capsys.readouterr()
+        assert out.startswith("Training on the ")
+        assert f"runs/red-blue/network.safetensors: red, blue; {STEPS} of {STEPS} steps" in out
+        found = pretrained_networks.load_network("runs/red-blue/network.safetensors")
+        assert found.settings["data"] is None
+
+
+class TestAgain:
+    def test_a_finished_run_has_nothing_left_to_do(self, whole: Path) -> None:
+        before, lines = digest(whole / "network.safetensors"), metrics(whole)
+        assert run("--workdir=whole") == 0
+        assert digest(whole / "network.safetensors") == before
+        assert metrics(whole) == lines
+
+    def test_a_stopped_one_gives_the_same_bits(self, whole: Path, capsys: Captured) -> None:
+        for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 0)):
+            with pytest.MonkeyPatch.context() as patch:
+                stop_after(1, number, patch)
+                assert run("--workdir=stopped") == code
+            out, _ = capsys.readouterr()
+            assert "Stopped early. The same command with --workdir=stopped goes on from" in out
+        so_far = pretrained_networks.load_network("stopped/network.safetensors").settings["steps"]
+        assert 2 <= so_far <= 4
+        assert run("--workdir=stopped") == 0
+        assert digest("stopped/network.safetensors") == digest(whole / "network.safetensors")
+        steps = [line["step"] for line in metrics("stopped")]
+        assert steps == sorted(set(steps))
+        assert steps[-1] == STEPS
+
+    def test_what_does_not_change_the_result_may_change(self, whole: Path) -> None:
+        assert (
+            run(
+                "--workdir=whole",
+                "--preview_every=1",
+                "--checkpoint_every=0",
+                "--noplot",
+                "--store=float16",
+                "--output=new/other.safetensors",
+            )
+            == 0
+        )
+        found = pretrained_networks.load_network("new/other.safetensors")
+        expected = pretrained_networks.load_network(whole / "network.safetensors")
+        assert found.settings == expected.settings
+        jax.tree.map(
+            lambda x, y: np.testing.assert_array_equal(x, y.astype(np.float16)),
+            found.variables,
+            expected.variables,
+        )
+
+    @pytest.mark.parametrize(
+        ("flag", "told"),
+        [
+            ("--style=red.png", "--style was red.png,blue.png, now red.png"),
+            ("--style_weight=3", "--style_weight was 5.0, now 3.0"),
+            ("--width=3", "--width was 2, now 3"),
+            ("--steps=7", "--steps was 6, now 7"),
+            ("--seed=1", "--seed was 0, now 1"),
+            ("--loss_mean=linear", "--loss_mean was log, now linear"),
+        ],
+    )
+    def test_what_would_change_it_is_refused(
+        self, flag: str, told: str, whole: Path, capsys: Captured
+    ) -> None:
+        before = contents(whole)
+        assert run("--workdir=whole", flag) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: the run in whole was begun with other settings (")
+        assert f"({told})" in err
+        assert err.count("\n") == 1
+        assert contents(whole) == before
+
+
+class TestFreezeTrunk:
+    def test_adds_a_style_and_leaves_the_others_bit_for_bit(self, whole: Path) -> None:
+        network = whole / "network.safetensors"
+        assert (
+            run(f"--network={network}", "--freeze_trunk", "--style=green.png", "--workdir=g") == 0
+        )
+        before, after = (
+            pretrained_networks.load_network(network),
+            pretrained_networks.load_network("g/network.safetensors"),
+        )
+        assert after.styles == ("red", "blue", "green")
+        assert after.settings["steps_before"] == before.steps
+        assert len(after.thumbnails) == 3
+        assert after.thumbnails[2].mean((0, 1)).argmax() == 1
+        moved = 0
+        for (path, old), new in zip(
+            jax.tree_util.tree_leaves_with_path(before.variables),
+            jax.tree.leaves(after.variables),
+            strict=True,
+        ):
+            if networks.is_style_parameter(path):
+                assert new[:2].tobytes() == old.tobytes()
+                moved += int((new[2] != old.mean(0)).sum())
+            else:
+                assert new.tobytes() == old.tobytes()
+        assert moved > 10
+
+    def test_without_it_the_network_is_trained_on(self, whole: Path) -> None:
+        network = whole / "network.safetensors"
+        assert run(f"--network={network}", "--workdir=on") == 0
+        before, after = (
+            pretrained_networks.load_network(network),
+            pretrained_networks.load_network("on/network.safetensors"),
+        )
+        assert after.styles == before.styles
+        kernels = [x.variables["params"]["conv1"]["kernel"] for x in (before, after)]
+        # No step of Adam is longer than the learning rate by much; a fresh network is far away.
+        assert 0.0 < np.abs(kernels[1] - kernels[0]).max() < 2e-3 * STEPS
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [
+            (["--style="], "--style is empty"),
+            (["--style=nowhere"], "there is no picture 'nowhere': give"),
+            (["--style=red.png,./red.png"], "two paintings have the same name"),
+            (["--freeze_trunk"], "adds styles to a trained network: give it with --network"),
+            (["--network=nowhere"], "there is no network 'nowhere'"),
+            (
+                ["--network=whole/network.safetensors", "--style=red.png"],
+                "the styles red,blue: give",
+            ),
+            (
+                ["--network=whole/network.safetensors", "--freeze_trunk", "--style=blue.png"],
+                "has the style blue already",
+            ),
+            (
+                ["--architecture=paper", "--image_size=64"],
+                "several styles need normalization='instance'",
+            ),
+            (
+                ["--architecture=paper", "--style=red.png"],
+                "needs crops of 41 pixels: raise --image_size=32",
+            ),
+            (["--batch_size=3"], "--batch_size=3 must be a multiple of the 2 devices times"),
+            (["--accumulate=2"], "must be a multiple of the 2 devices times --accumulate=2"),
+            (["--style_layers=conv9_1"], "no layer conv9_1; it has conv1_1, "),
+            (["--content_layers=relu"], "no layer relu"),
+            (
+                ["--content_layers=pool5", "--style_size=33"],
+                "painting red.png is 22 pixels, and the layers need 32",
+            ),
+            (["--learning_rate=nan"], "learning_rate must be positive"),
+            (["--ema_decay=1"], "ema_decay must be in [0, 1)"),
+            (["--tv_weight=inf"], "tv_weight must be a finite number"),
+            (["--seed=4294967296"], "Seed must be an integer"),
+            (["--data=nowhere"], "there is no nowhere: check the path"),
+            (["--data=empty"], "there are no photos in empty"),
+            (["--vgg=nothing"], "there are no weights 'nothing'"),
+            (["--workdir=red.png"], "the checkpoints of --workdir=red.png"),
+            (["--output=photos"], "--output=photos is a folder"),
+            (["--process_id=1"], "--num_processes and --process_id need --coordinator"),
+        ],
+    )
+    @pytest.mark.usefixtures("whole")
+    def test_are_told_before_anything_is_written(
+        self, arguments: list[str], told: str, folder: Path, capsys: Captured
+    ) -> None:
+        before = contents(folder)
+        assert run("--workdir=mistaken", *arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert told in err
+        assert contents(folder) == before
+
+    def test_of_photos_that_are_none(self, capsys: Captured) -> None:
+        assert run("--workdir=none", "--data=corrupt") == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: none of the 1 photos can be used: ")
+
+    def test_of_an_output_that_cannot_be_written_lose_nothing(
+        self, whole: Path, capsys: Captured
+    ) -> None:
+        assert run("--workdir=whole", "--output=red.png/network.safetensors") == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: cannot write red.png/network.safetensors")
+
+    def test_of_weights_that_break_the_loss(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    ) -> None:
+        def fail(*_: Any, **__: Any) -> None:
+            raise training.NonFiniteError("the term style/relu1_1 was not finite")
+
+        monkeypatch.setattr(training, "train", fail)
+        assert run("--workdir=broken") == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error == "error: the term style/relu1_1 was not finite"
+
+
+class TestPrograms:
+    @pytest.fixture(autouse=True)
+    def unstopped(self, programs: Programs) -> None:
+        programs.finish()
+
+    def test_killed_at_any_moment_it_ends_with_the_same_bits(self, programs: Programs) -> None:
+        folder, deadline = programs.folder, time.monotonic() + 300
+        process = programs.start("--workdir=killed")
+        while not (folder / "killed" / "checkpoints" / "5").exists():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(random.uniform(0.0, 0.5))
+        programs.kill()
+        programs.start("--workdir=killed")
+        told = programs.finish()
+        one, killed = (digest(folder / x / "network.safetensors") for x in ("one", "killed"))
+        assert killed == one
+        steps = [line["step"] for line in metrics(folder / "killed")]
+        assert steps == sorted(set(steps))
+        assert steps[-1] == LONGER
+        assert "cpu_aot_loader" not in told  # Of programs that it found compiled.
+
+    def test_two_processes_train_as_one(self, programs: Programs) -> None:
+        one, two = (metrics(programs.folder / name) for name in ("one", "two"))
+        begin = 0
+        for line in two:
+            # Alone it also reports every second: these of the same steps, together.
+            alone = [x for x in one if begin < x["step"] <= line["step"]]
+            counts = np.diff([begin, *(x["step"] for x in alone)])
+            for name, value in line["terms"].items():
+                mean = np.average([x["terms"][name] for x in alone], weights=counts)
+                assert value == pytest.approx(mean, rel=1e-3), (name, line["step"])
+            begin = line["step"]
+        assert begin == LONGER

@@ -1,0 +1,115 @@
+"""The terminal: signals that only ask, and a bar that says what is going on."""
+
+import itertools
+import logging
+import signal
+
+import pytest
+
+from perceptual_jax.cli import console
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+class TestInterruptible:
+    def test_nothing_asked(self) -> None:
+        with console.interruptible() as interrupts:
+            assert not interrupts
+        assert interrupts.exit_code == 0
+
+    # What a shell shows of a program that a signal ended: 128 and the signal's number, from POSIX.
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_the_first_signal_asks(self, number: signal.Signals, code: int) -> None:
+        with console.interruptible() as interrupts:
+            signal.raise_signal(number)
+            assert interrupts
+            assert interrupts.signal == number
+        assert interrupts.exit_code == code
+
+    @pytest.mark.parametrize("second", SIGNALS)
+    def test_a_second_one_stops_at_once(self, second: signal.Signals) -> None:
+        with console.interruptible() as interrupts:
+            signal.raise_signal(signal.SIGTERM)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(second)
+        assert interrupts.exit_code == 143
+
+    def test_afterwards_signals_do_what_they_did(self) -> None:
+        before = [signal.getsignal(number) for number in SIGNALS]
+        with console.interruptible():
+            assert [signal.getsignal(number) for number in SIGNALS] != before
+        assert [signal.getsignal(number) for number in SIGNALS] == before
+
+    def test_after_an_error_too(self) -> None:
+        before = [signal.getsignal(number) for number in SIGNALS]
+
+        def fail() -> None:
+            with console.interruptible():
+                raise ArithmeticError
+
+        with pytest.raises(ArithmeticError):
+            fail()
+        assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+class TestProgressBar:
+    def test_ends_with_all_that_was_told(self, capsys: pytest.CaptureFixture[str]) -> None:
+        bar = console.ProgressBar(total_work=200.0)
+        bar.update(50.0, "64x48 iteration 1/4", {"total": 1234.5678, "content": 0.0012345})
+        bar.update(150.0, "64x48 iteration 4/4", {"total": 2.0, "content": 1.0})
+        bar.close()
+        captured = capsys.readouterr()
+        assert captured.out == ""  # For results, which a pipe may want.
+        last = captured.err.rstrip().splitlines()[-1].rsplit("\r", maxsplit=1)[-1]
+        assert "64x48 iteration 4/4" in last
+        assert "100%" in last
+        assert "total 2  content 1" in last
+
+    def test_numbers_are_short(self, capsys: pytest.CaptureFixture[str]) -> None:
+        bar = console.ProgressBar(total_work=4.0)
+        bar.update(1.0, "iteration 1/4", {"total": 1234567.0, "content": 0.0012345})
+        bar.close()
+        assert " 25%|" in (shown := capsys.readouterr().err)
+        assert "total 1.23e+06  content 0.00123" in shown
+
+    def test_the_time_left_does_not_count_the_compiler(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A minute for the first step, a second for each of the others, of which two are left."""
+        seconds = itertools.chain([60.0], itertools.count(61.0))
+        monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+        bar = console.ProgressBar(total_work=5.0)
+        bar.update(1.0, "step 1", {})
+        assert "<?" in capsys.readouterr().err
+        bar.update(1.0, "step 2", {})
+        bar.update(1.0, "step 3", {})
+        bar.close()
+        assert "<00:02" in capsys.readouterr().err
+
+    def test_what_is_logged_has_a_line_of_its_own(self, capsys: pytest.CaptureFixture[str]) -> None:
+        bar = console.ProgressBar(total_work=4.0)
+        logging.getLogger("perceptual_jax.io.photos").warning("skipped: a.jpg")
+        bar.close()
+        assert "skipped: a.jpg" in [
+            line.rsplit("\r", maxsplit=1)[-1].strip()
+            for line in capsys.readouterr().err.splitlines()
+        ]
+        assert logging.getLogger("perceptual_jax").handlers == []
+
+    def test_goes_on_where_work_was_left(self, capsys: pytest.CaptureFixture[str]) -> None:
+        bar = console.ProgressBar(total_work=200.0, done=100.0)
+        bar.update(50.0, "step 15", {"total": 1.0})
+        bar.close()
+        shown = capsys.readouterr().err
+        assert " 50%|" in shown
+        assert " 75%|" in shown
+
+    def test_a_file_is_not_filled_with_redrawn_lines(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A log of an hour's work should be readable."""
+        bar = console.ProgressBar(total_work=1000.0)
+        for step in range(1000):
+            bar.update(1.0, f"iteration {step}", {"total": 1.0})
+        bar.close()
+        assert capsys.readouterr().err.count("iteration") < 5

@@ -1,0 +1,78 @@
+"""Cutting pictures into tiles: they cover all of it once, with their margins."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from perceptual_jax.models import tiling
+from tests import reference
+
+LENGTHS = [1, 127, 128, 129, 130, 131, 132, 200, 1001]
+
+
+class TestSpans:
+    @pytest.mark.parametrize("grid", [1, 4])
+    @pytest.mark.parametrize("length", LENGTHS)
+    def test_start_on_the_grid_and_keep_their_margin(self, length: int, grid: int) -> None:
+        margin = 28
+        spans = tiling.spans(length, 128, margin, grid=grid)
+        assert spans[0].kept_start == 0
+        assert spans[-1].kept_stop == spans[-1].stop == length
+        for before, after in itertools.pairwise(spans):
+            assert before.kept_stop == after.kept_start
+        for span in spans:
+            assert span.start % grid == 0
+            assert span.start == 0 or span.kept_start - span.start >= margin
+            assert span.stop == length or span.stop - span.kept_stop >= margin
+            assert span.stop - span.start <= 128 + grid - 1
+
+    def test_are_all_of_one_length_but_the_last(self) -> None:
+        """A program is compiled for each."""
+        lengths = [span.stop - span.start for span in tiling.spans(1001, 128, 28, grid=4)]
+        assert len(set(lengths[:-1])) == 1
+
+    @pytest.mark.parametrize("length", LENGTHS)
+    def test_compute_little_twice(self, length: int) -> None:
+        """As many as are needed, none longer than it has to be."""
+        spans = tiling.spans(length, 128, 28)
+        count = len(spans)
+        assert count == 1 if length <= 128 else count == -(-(length - 56) // 72)
+        assert sum(span.stop - span.start for span in spans) <= length + 56 * (count - 1) + count
+
+
+class TestTiles:
+    @pytest.mark.parametrize(
+        ("tile", "grid", "message"),
+        [(56, 1, "tile must be above 56"), (130, 4, "multiple of 4 above 56")],
+    )
+    def test_of_a_size_that_cannot_be_are_refused(self, tile: int, grid: int, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            tiling.tiles((500, 500), tile, 28, grid=grid)
+
+    def test_margins_are_on_the_grid_and_reach_far_enough(self) -> None:
+        (first, *_) = tiling.spans(400, 128, 28, grid=4)
+        ((row, column), *_) = tiling.tiles((400, 400), 128, 26, grid=4)
+        assert row == column == first
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+@pytest.mark.parametrize("size", [(40, 41), (16, 90), (100, 37)])
+def test_what_is_computed_in_tiles_is_what_is_computed_at_once(
+    size: tuple[int, int], scale: int
+) -> None:
+    """Of something that looks no farther than the reach."""
+
+    def mean_of_neighbours(images: np.ndarray) -> np.ndarray:
+        padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
+        height, width = images.shape[1:3]
+        shifted = [padded[:, y : y + height, x : x + width] for y in range(5) for x in range(5)]
+        return np.sum(shifted, axis=0).repeat(scale, axis=1).repeat(scale, axis=2)
+
+    image = reference.random_images(*size, 3)
+    whole = mean_of_neighbours(image[None])[0]
+    result = np.full_like(whole, np.nan)
+    for tile in tiling.computed(image, tiling.tiles(size, 16, 2), mean_of_neighbours, scale=scale):
+        assert np.isnan(result[tile.place]).all(), "a pixel was given twice"
+        result[tile.place] = tile.pixels
+    np.testing.assert_array_equal(result, whole)

@@ -1,0 +1,88 @@
+"""Safetensors files: the same bytes every time, whole or not at all, guarded by a digest."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from perceptual_jax.io.storage import FileError
+from perceptual_jax.pretrained import tensorfile
+
+TENSORS: dict[str, np.ndarray] = {
+    "b": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+    "a": np.array([1, 2, 3], np.float16),
+    "c": np.array(5, np.float32),
+    "d": np.array([[0, 255, 7]], np.uint8),
+}
+
+
+def test_the_safetensors_library_reads_it(tmp_path: Path) -> None:
+    tensorfile.write(tmp_path / "t", TENSORS, {"name": "x"})
+    found = safetensors.numpy.load_file(tmp_path / "t")
+    for name, tensor in TENSORS.items():
+        np.testing.assert_array_equal(found[name], tensor)
+        assert found[name].dtype == tensor.dtype
+
+
+def test_order_does_not_change_the_bytes(tmp_path: Path) -> None:
+    tensorfile.write(tmp_path / "t", TENSORS, {"x": "1", "y": "2"})
+    tensorfile.write(tmp_path / "u", dict(reversed(TENSORS.items())), {"y": "2", "x": "1"})
+    assert (tmp_path / "t").read_bytes() == (tmp_path / "u").read_bytes()
+
+
+def test_digest_by_hand() -> None:
+    text = b'["a", "float16", [3]]' + bytes.fromhex("003c00400042")
+    assert tensorfile.digest({"a": TENSORS["a"]}) == hashlib.sha256(text).hexdigest()
+
+
+def test_digest_depends_on_name_dtype_shape_and_value() -> None:
+    x = np.zeros(4, np.float32)
+    others: list[dict[str, np.ndarray]] = [
+        {"y": x},
+        {"x": np.zeros(8, np.float16)},
+        {"x": x.reshape(2, 2)},
+        {"x": -x},
+        {"x": x, "y": np.zeros(0, np.float32)},
+    ]
+    assert len({tensorfile.digest(tensors) for tensors in [{"x": x}, *others]}) == 6
+
+
+def test_check_compares_with_the_metadata(tmp_path: Path) -> None:
+    tensorfile.write(tmp_path / "t", TENSORS, {})
+    tensors, metadata = tensorfile.read(tmp_path / "t")
+    tensorfile.check(tmp_path / "t", tensors, metadata)
+    with pytest.raises(FileError, match="damaged"):
+        tensorfile.check(tmp_path / "t", {"a": tensors["a"]}, metadata)
+
+
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    tensorfile.write(tmp_path / "t", TENSORS, {})
+    before = (tmp_path / "t").read_bytes()
+    with pytest.raises(KeyError):
+        tensorfile.write(tmp_path / "t", {"x": np.zeros(3, np.int32)}, {})
+    with pytest.raises(TypeError):
+        tensorfile.write(tmp_path / "t", TENSORS, {"x": object()})  # type: ignore[dict-item]
+    assert (tmp_path / "t").read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["t"]
+
+
+def test_reads_only_what_is_wanted(tmp_path: Path) -> None:
+    tensorfile.write(tmp_path / "t", TENSORS, {"name": "x"})
+    tensors, metadata = tensorfile.read(tmp_path / "t", lambda name: name == "a")
+    assert list(tensors) == ["a"]
+    assert metadata["name"] == "x"
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(b"PK\x03\x04 and so on")
+    assert not tensorfile.is_safetensors(tmp_path / "t")
+    for path in (tmp_path / "t", tmp_path / "missing"):
+        with pytest.raises(FileError, match="cannot be read as a safetensors file"):
+            tensorfile.read(path)
+
+
+def test_a_missing_file_is_told_before_its_kind(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="missing cannot be read: No such file"):
+        tensorfile.is_safetensors(tmp_path / "missing")

@@ -1,0 +1,211 @@
+"""What networks are trained for: each photo's loss, against an independent VGG.
+
+The network and VGG have a few channels, and photos a few hundred pixels.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from perceptual_jax import vgg
+from perceptual_jax.models import networks
+from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork
+from perceptual_jax.objective import Objective
+from perceptual_jax.training import train_losses
+from tests import reference
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+PARAMS = reference.random_vgg()
+AIM = Objective(
+    formulation="johnson_code",
+    content_layers=("relu2_2",),
+    content_weight=2.0,
+    style_layers=("relu1_2", "relu2_2"),
+    style_weight=300.0,
+    tv_weight=1e-3,
+)
+NETWORK = StyleNetwork(styles=3, width=2, residual_blocks=0)
+PAINTINGS = [reference.random_images(16, 20, 3, seed=i) ** (i + 1) for i in range(3)]
+PHOTOS = np.random.default_rng(5).integers(0, 256, size=(4, 16, 18, 3), dtype=np.uint8)
+INDEX = np.array([4, 5, 6, 7])  # Styles 1, 2, 0 and 1 of three.
+
+
+def gram(image: np.ndarray, layer: str) -> np.ndarray:
+    """`F F^T / (C H W)`."""
+    features = reference.vgg_features(PARAMS, image[None], "max")[layer][0]
+    return reference.gram(features) / features.size
+
+
+def variables_of(network: StyleNetwork | SuperResolutionNetwork) -> Any:
+    initial = jax.eval_shape(lambda: networks.initial_variables(network, seed=0))
+    return reference.random_variables(initial)
+
+
+@pytest.fixture(scope="module")
+def constants() -> Any:
+    return train_losses.style_constants(AIM, PARAMS, PAINTINGS)
+
+
+@pytest.fixture(scope="module")
+def variables() -> Any:
+    return variables_of(NETWORK)
+
+
+def test_photos_are_scaled_from_bytes() -> None:
+    found = train_losses.unit_range(jnp.array([0, 51, 255], jnp.uint8))
+    np.testing.assert_allclose(found, np.array([0.0, 0.2, 1.0], np.float32), rtol=1e-7)
+    assert found.dtype == jnp.float32
+
+
+class TestStyleConstants:
+    def test_have_every_paintings_gram_matrices_in_order(self, constants: Any) -> None:
+        assert set(constants["grams"]) == set(AIM.style_layers)
+        for layer, found in constants["grams"].items():
+            expected = np.stack([gram(painting, layer) for painting in PAINTINGS])
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+    def test_have_vgg_in_its_constant_form(self, constants: Any) -> None:
+        """Else every step would flip its kernels."""
+        kernel = constants["vgg"]["conv2_1"]["kernel"]
+        np.testing.assert_array_equal(kernel.kernel, PARAMS["conv2_1"]["kernel"])
+        flipped = np.asarray(kernel.kernel)[::-1, ::-1].swapaxes(2, 3)
+        np.testing.assert_array_equal(kernel.adjoint, flipped)
+
+
+class TestStyleLoss:
+    def evaluated(
+        self, variables: Any, constants: Any, first_style: int = 0
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], Any]:
+        loss = train_losses.style_loss(NETWORK, AIM, first_style=first_style)
+        batch = {"photos": jnp.asarray(PHOTOS), "index": jnp.asarray(INDEX, jnp.int32)}
+        return jax.device_get(jax.jit(loss)(variables, batch, constants))
+
+    @pytest.mark.parametrize(
+        ("first_style", "styles"),
+        [(0, [1, 2, 0, 1]), (1, [1, 2, 1, 2])],
+    )
+    def test_is_that_of_each_photo_in_its_turn_of_the_styles(
+        self, variables: Any, constants: Any, first_style: int, styles: list[int]
+    ) -> None:
+        """Johnson et al. 2016, eq. 2 to 4, in the form of the released code."""
+        grams = {layer: found[first_style:] for layer, found in constants["grams"].items()}
+        of_trained = {**constants, "grams": grams}
+        totals, terms, updated = self.evaluated(variables, of_trained, first_style)
+        assert set(terms) == set(AIM.term_weights())
+        assert updated == {}
+        one_hot = jax.nn.one_hot(jnp.array(styles), 3)
+        photos = PHOTOS / np.float32(255)
+        outputs = np.asarray(jax.jit(NETWORK.apply)(variables, photos, one_hot), np.float64)
+        for index, style in enumerate(styles):
+            found, wanted = (
+                reference.vgg_features(PARAMS, image[index : index + 1], "max")["relu2_2"]
+                for image in (outputs, photos)
+            )
+            vertical, horizontal = (255 * np.diff(outputs[index], axis=axis) for axis in (0, 1))
+            expected = {
+                "content/relu2_2": 2.0 * np.mean(np.square(found - wanted)),
+                "total_variation": 1e-3 * (np.sum(vertical**2) + np.sum(horizontal**2)) / 2,
+            }
+            for layer in AIM.style_layers:
+                away = gram(outputs[index], layer) - gram(PAINTINGS[style], layer)
+                expected[f"style/{layer}"] = 300.0 * np.mean(np.square(away))
+            for name, value in expected.items():
+                np.testing.assert_allclose(terms[name][index], value, rtol=1e-3, err_msg=name)
+            np.testing.assert_allclose(totals[index], sum(expected.values()), rtol=1e-3)
+
+    def test_gives_the_running_statistics_on(self, constants: Any) -> None:
+        """Of batch normalisation, which moves them while it trains."""
+        network = StyleNetwork(width=2, residual_blocks=0, normalization="batch")
+        photos = jnp.asarray(PHOTOS)
+        initial = variables_of(network)
+        batch = {"photos": photos, "index": jnp.asarray(INDEX, jnp.int32)}
+        _, _, updated = jax.jit(train_losses.style_loss(network, AIM))(initial, batch, constants)
+        running = updated["batch_stats"]
+        assert running.keys() == initial["batch_stats"].keys()
+        before = initial["batch_stats"]["norm1"]["batch"]["mean"]
+        assert np.abs(running["norm1"]["batch"]["mean"] - before).min() > 0
+
+
+class TestSuperresLoss:
+    NETWORK = SuperResolutionNetwork(width=2, residual_blocks=0)
+    # Of two unrelated photos each, so that no term is small.
+    TRUE = np.random.default_rng(6).integers(0, 256, size=(2, 20, 24, 3), dtype=np.uint8)
+    LOW = np.random.default_rng(7).integers(0, 256, size=(2, 5, 6, 3), dtype=np.uint8)
+    # What VGG looks at is shifted by their last two bits: by one column, and by one row.
+    INDEX = np.array([5, 6])
+    SEEN = (np.s_[:19, 1:], np.s_[1:, :23])
+
+    def evaluated(
+        self, network: SuperResolutionNetwork, layers: tuple[str, ...], pixel_weight: float
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], Any]:
+        objective = Objective(formulation="johnson", content_layers=layers, content_weight=3.0)
+        loss = train_losses.superres_loss(network, objective, pixel_weight=pixel_weight)
+        batch = {
+            "photos": jnp.asarray(self.TRUE),
+            "low": jnp.asarray(self.LOW),
+            "index": jnp.asarray(self.INDEX, jnp.int32),
+        }
+        constants = {"vgg": vgg.freeze(PARAMS, layers)} if layers else {}
+        return jax.device_get(jax.jit(loss)(variables_of(network), batch, constants))
+
+    @pytest.mark.parametrize(
+        ("layers", "pixel_weight"),
+        [((), 0.5), (("relu2_2",), 0.0), (("relu1_2", "relu2_2"), 0.5)],
+        ids=["pixel", "feature", "both"],
+    )
+    def test_is_that_of_each_photo_in_features_and_pixels(
+        self, layers: tuple[str, ...], pixel_weight: float
+    ) -> None:
+        """Johnson et al. 2016, eq. 2 and section 3.2; VGG is not there where it is not needed.
+
+        Which pixels VGG pools together changes from photo to photo.
+        """
+        totals, terms, updated = self.evaluated(self.NETWORK, layers, pixel_weight)
+        assert updated == {}
+        assert totals.shape == (2,)
+        low, photos = (picture / np.float32(255) for picture in (self.LOW, self.TRUE))
+        outputs = np.asarray(jax.jit(self.NETWORK.apply)(variables_of(self.NETWORK), low))
+        for index in range(2):
+            found, wanted = (
+                reference.vgg_features(PARAMS, image[index][self.SEEN[index]][None], "max")
+                for image in (outputs, photos)
+            )
+            expected = {
+                f"content/{layer}": 3.0 * np.mean(np.square(found[layer] - wanted[layer]))
+                for layer in layers
+            }
+            if pixel_weight:
+                away = 255.0 * outputs[index].astype(np.float64) - self.TRUE[index]
+                expected["pixel"] = 0.5 * np.mean(np.square(away))
+            assert {name: term.shape for name, term in terms.items()} == dict.fromkeys(
+                expected, (2,)
+            )
+            for name, value in expected.items():
+                np.testing.assert_allclose(terms[name][index], value, rtol=1e-4, err_msg=name)
+            np.testing.assert_allclose(totals[index], sum(expected.values()), rtol=1e-4)
+
+    def test_is_nothing_for_the_true_picture(self) -> None:
+        """An enlargement of a flat picture, to which the network adds nothing, is flat."""
+        variables = variables_of(self.NETWORK)
+        output = jax.tree.map(np.zeros_like, variables["params"]["output"])
+        variables["params"]["output"] = output
+        objective = Objective(formulation="johnson", content_layers=("relu2_2",))
+        flat = {"photos": np.full((1, 20, 20, 3), 77), "low": np.full((1, 5, 5, 3), 77)}
+        batch = {name: jnp.asarray(picture, jnp.uint8) for name, picture in flat.items()}
+        batch["index"] = jnp.zeros(1, jnp.int32)
+        loss = train_losses.superres_loss(self.NETWORK, objective, pixel_weight=1.0)
+        total, _, _ = jax.jit(loss)(variables, batch, {"vgg": vgg.freeze(PARAMS, objective.layers)})
+        np.testing.assert_allclose(total, [0.0], atol=1e-7)
+
+    def test_gives_the_running_statistics_on(self) -> None:
+        """Of batch normalisation, which moves them while it trains."""
+        network = self.NETWORK.clone(normalization="batch")
+        _, _, updated = self.evaluated(network, (), 1.0)
+        before = variables_of(network)["batch_stats"]
+        assert updated["batch_stats"].keys() == before.keys() == {"norm1", "up_norm1", "up_norm2"}
+        for name, norm in updated["batch_stats"].items():
+            assert np.abs(norm["batch"]["mean"] - before[name]["batch"]["mean"]).min() > 0
