@@ -26,35 +26,48 @@ from perceptual_jax import losses, vgg
 FORMULATIONS = ("gatys", "johnson", "johnson_code")
 
 
+def _setting(default: Any, help: str, **metadata: Any) -> Any:
+    """A field that people set: its meaning stands here, and nowhere else."""
+    return dataclasses.field(default=default, metadata={"help": help, **metadata})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
     """Layers, weights and formulation.
 
+    The weights are ratios: all of them times one factor give the same picture.
+
     Attributes:
       formulation: `"gatys"`, `"johnson"` or `"johnson_code"`.
-      content_layers: VGG layers whose features are compared with the photo's.
-      content_weight: the papers' alpha, or lambda_c.
-      style_layers: VGG layers whose Gram matrices are compared with the painting's.
-      style_weight: beta, or lambda_s.
       style_layer_weights: w_l for each style layer; None for the formulation's own: 1/L for
         `gatys` (2015, section "Methods"), 1 for the others.
-      tv_weight: of the squared total variation of pixels in 0..255, lambda_TV.
-      range_weight: of `sum d^2`, d how far a pixel in 0..255 lies outside of that range. Not in the
-        papers, for optimising pixels: they are clipped when the picture is written, which without
-        it raises the objective by a fifth, and shows as grain.
-      pooling: `"max"` or `"avg"`.
       dtype: what the convolutions compute in, `"float32"` or `"bfloat16"`.
     """
 
     formulation: str = "gatys"
-    content_layers: tuple[str, ...] = ()
-    content_weight: float = 1.0
-    style_layers: tuple[str, ...] = ()
-    style_weight: float = 1.0
+    content_layers: tuple[str, ...] = _setting(
+        (), "Layers at which the result resembles the photo."
+    )
+    style_layers: tuple[str, ...] = _setting(
+        (), "Layers at which the result resembles the painting; each counts as much."
+    )
+    content_weight: float = _setting(1.0, "alpha, lambda_c: factor of the content loss.")
+    style_weight: float = _setting(1.0, "beta, lambda_s: factor of the style loss.")
+    tv_weight: float = _setting(
+        0.0, "Factor of the squared total variation of pixels in 0..255: higher is smoother."
+    )
+    range_weight: float = _setting(
+        0.0,
+        "Factor of the squared distance of pixels from 0..255, into which they are clipped when "
+        "the picture is written. Not in the papers; without it clipping raises the objective, and "
+        "shows as grain.",
+    )
+    pooling: str = _setting(
+        "max",
+        "VGG's pooling: max as trained, avg as in Gatys et al. 2015.",
+        choices=vgg.POOLINGS,
+    )
     style_layer_weights: tuple[float, ...] | None = None
-    tv_weight: float = 0.0
-    range_weight: float = 0.0
-    pooling: str = "max"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
