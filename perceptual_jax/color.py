@@ -8,37 +8,42 @@ Artistic Style Transfer": transfer style in luminance alone and put the photo's 
 (`replace_luminance`), or give the painting the photo's colours first (`match_statistics`).
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-# NTSC's YIQ, the space that the paper names.  Luminance is the first row.
-_RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+from perceptual_jax.ops.checks import as_images
+from perceptual_jax.ops.linalg import symmetric_sqrt
+
+# The first row of NTSC's YIQ, the space that the paper names.
+_LUMINANCE = (0.299, 0.587, 0.114)
+
+# An accelerator would round what goes into matrix products to 8 or 11 bits.
+_HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def luminance(images: Any) -> jax.Array:
+def luminance(images: ArrayLike) -> jax.Array:
     """`Y = 0.299 R + 0.587 G + 0.114 B`, `(..., H, W, 3) -> (..., H, W, 1)`."""
-    images = jnp.asarray(images)
-    weights = jnp.array(_RGB_TO_YIQ[0], images.dtype)
-    return jnp.einsum("...c,c->...", images, weights)[..., None]
+    weights = jnp.asarray(_LUMINANCE, jnp.float32)
+    products = jnp.einsum("...c,c->...", _float32(images), weights, precision=_HIGHEST)
+    return products[..., None]
 
 
-def grey(images: Any) -> jax.Array:
+def grey(images: ArrayLike) -> jax.Array:
     """The luminance in all three channels, `(..., H, W, 3)`."""
-    return jnp.broadcast_to(luminance(images), images.shape)
+    return jnp.broadcast_to(luminance(images), jnp.shape(images))
 
 
-def replace_luminance(images: Any, source: Any) -> jax.Array:
+def replace_luminance(images: ArrayLike, source: ArrayLike) -> jax.Array:
     """The colours of `images` with the luminance of `source`, both `(..., H, W, 3)`, in [0, 1].
 
     In YIQ this adds the same number to all three channels, since the colour axes I and Q do not
     change when it does.
     """
-    return jnp.clip(images + (luminance(source) - luminance(images)), 0.0, 1.0)
+    return jnp.clip(_float32(images) + (luminance(source) - luminance(images)), 0.0, 1.0)
 
 
-def match_luminance(images: Any, reference: Any) -> jax.Array:
+def match_luminance(images: ArrayLike, reference: ArrayLike) -> jax.Array:
     """Gives `images` the mean and standard deviation of the luminance of `reference`.
 
     `L' = (sigma_C / sigma_S) (L - mu_S) + mu_C` (Gatys et al. 2016, section 3.2), which keeps a
@@ -53,12 +58,23 @@ def match_luminance(images: Any, reference: Any) -> jax.Array:
     """
     own, wanted = luminance(images), luminance(reference)
     # The floor, a quarter of a level of 8 bits, keeps rounding in a blank picture small.
-    scale = jnp.std(wanted) / jnp.maximum(jnp.std(own), 1e-3)
+    scale = _deviation(wanted) / jnp.maximum(_deviation(own), 1e-3)
     matched = (own - jnp.mean(own)) * scale + jnp.mean(wanted)
-    return jnp.broadcast_to(jnp.clip(matched, 0.0, 1.0), images.shape)
+    return jnp.broadcast_to(jnp.clip(matched, 0.0, 1.0), jnp.shape(images))
 
 
-def match_statistics(images: Any, reference: Any) -> jax.Array:
+def _float32(images: ArrayLike) -> jax.Array:
+    return as_images(images).astype(jnp.float32)
+
+
+def _deviation(values: jax.Array) -> jax.Array:
+    """The standard deviation, whose gradient is taken as 0 where all values are equal."""
+    variance = jnp.var(values)
+    flat = variance == 0
+    return jnp.where(flat, 0.0, jnp.sqrt(jnp.where(flat, 1.0, variance)))
+
+
+def match_statistics(images: ArrayLike, reference: ArrayLike) -> jax.Array:
     """Gives `images` the mean and covariance of the colours of `reference`.
 
     The linear map `A p + b` with `A = sqrt(Sigma_C) sqrt(Sigma_S)^-1` (Gatys et al. 2016, section
@@ -73,12 +89,13 @@ def match_statistics(images: Any, reference: Any) -> jax.Array:
     """
     own, own_mean, own_covariance = _statistics(images)
     _, mean, covariance = _statistics(reference)
-    transform = _matrix_power(covariance, 0.5) @ _matrix_power(own_covariance, -0.5)
-    matched = (own - own_mean) @ transform.T + mean
-    return jnp.clip(matched.reshape(images.shape), 0.0, 1.0)
+    # `A^T = sqrt(Sigma_S)^-1 sqrt(Sigma_C)`, both symmetric.
+    transform = jnp.linalg.solve(symmetric_sqrt(own_covariance), symmetric_sqrt(covariance))
+    matched = jnp.matmul(own - own_mean, transform, precision=_HIGHEST) + mean
+    return jnp.clip(matched.reshape(jnp.shape(images)), 0.0, 1.0)
 
 
-def match_histogram(images: Any, reference: Any) -> jax.Array:
+def match_histogram(images: ArrayLike, reference: ArrayLike) -> jax.Array:
     """Gives each channel of `images` the distribution of values that it has in `reference`.
 
     Each value goes to the value of equal rank, between 257 quantiles linearly; one that many pixels
@@ -92,7 +109,8 @@ def match_histogram(images: Any, reference: Any) -> jax.Array:
     Returns:
       `(H, W, 3)` within the range of the reference.
     """
-    ranks = jnp.linspace(0.0, 1.0, 257)
+    images, reference = _float32(images), _float32(reference)
+    ranks = jnp.linspace(0.0, 1.0, 257, dtype=jnp.float32)
 
     def quantiles(channel: jax.Array) -> jax.Array:
         # Values that are there: equal ones would differ by rounding if they were interpolated.
@@ -107,14 +125,11 @@ def match_histogram(images: Any, reference: Any) -> jax.Array:
     return jnp.stack([matched(images[..., c], reference[..., c]) for c in range(3)], axis=-1)
 
 
-def _statistics(image: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    pixels = image.reshape(-1, 3)
+def _statistics(image: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Pixels `(M, 3)`, their mean `(1, 3)` and their covariance `(3, 3)`."""
+    pixels = _float32(image).reshape(-1, 3)
     mean = jnp.mean(pixels, axis=0, keepdims=True)
     centred = pixels - mean
+    covariance = jnp.matmul(centred.T, centred, precision=_HIGHEST) / pixels.shape[0]
     # The floor keeps the square root of a picture with few colours invertible.
-    return pixels, mean, centred.T @ centred / pixels.shape[0] + 1e-5 * jnp.eye(3)
-
-
-def _matrix_power(matrix: jax.Array, power: float) -> jax.Array:
-    values, vectors = jnp.linalg.eigh(matrix)
-    return (vectors * jnp.maximum(values, 1e-8)[None] ** power) @ vectors.T
+    return pixels, mean, covariance + 1e-5 * jnp.eye(3, dtype=jnp.float32)

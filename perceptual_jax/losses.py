@@ -12,15 +12,14 @@ In the equations F is the C x M matrix of a layer's features, C channels (the pa
 by M = H W positions; P the same of the content image, A the Gram matrix of the style image.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 NORMALIZATIONS = ("elements", "positions", "none")
 
 
-def _check_floating(name: str, array: Any, rank: int) -> None:
+def _check_floating(name: str, array: ArrayLike, rank: int) -> None:
     """Integers would wrap or truncate without a word, and a low rank sum over the wrong axes."""
     if jnp.ndim(array) < rank:
         raise ValueError(f"{name} must have at least {rank} axes, got shape {jnp.shape(array)}")
@@ -28,7 +27,7 @@ def _check_floating(name: str, array: Any, rank: int) -> None:
         raise ValueError(f"{name} must be floating point, got {jnp.result_type(array)}")
 
 
-def _check_alike(first: Any, second: Any, axes: int, what: str) -> None:
+def _check_alike(first: ArrayLike, second: ArrayLike, axes: int, what: str) -> None:
     """Broadcasting over the trailing axes would give a plausible wrong number."""
     if jnp.shape(first)[-axes:] != jnp.shape(second)[-axes:]:
         raise ValueError(
@@ -37,17 +36,17 @@ def _check_alike(first: Any, second: Any, axes: int, what: str) -> None:
         )
 
 
-def _float32(array: Any) -> jax.Array:
+def _float32(array: ArrayLike) -> jax.Array:
     return jnp.asarray(array).astype(jnp.float32)
 
 
-def _squared_distance(first: Any, second: Any, axes: tuple[int, ...]) -> jax.Array:
+def _squared_distance(first: ArrayLike, second: ArrayLike, axes: tuple[int, ...]) -> jax.Array:
     # Explicitly, so that it also works where JAX is told to refuse implicit broadcasting.
     first, second = jnp.broadcast_arrays(_float32(first), _float32(second))
     return jnp.sum(jnp.square(first - second), axis=axes)
 
 
-def gatys_content(features: Any, content_features: Any) -> jax.Array:
+def gatys_content(features: ArrayLike, content_features: ArrayLike) -> jax.Array:
     """Content loss, `1/2 sum (F - P)^2` (Gatys et al. 2015, eq. 1).
 
     Args:
@@ -63,7 +62,7 @@ def gatys_content(features: Any, content_features: Any) -> jax.Array:
     return 0.5 * _squared_distance(features, content_features, (-3, -2, -1))
 
 
-def feature_reconstruction(features: Any, content_features: Any) -> jax.Array:
+def feature_reconstruction(features: ArrayLike, content_features: ArrayLike) -> jax.Array:
     """Feature reconstruction loss, `||F - P||^2 / (C H W)` (Johnson et al. 2016, eq. 2).
 
     Arguments and result as `gatys_content`.
@@ -73,7 +72,9 @@ def feature_reconstruction(features: Any, content_features: Any) -> jax.Array:
     return half_squared_distance * (2.0 / (height * width * channels))
 
 
-def gram_matrix(features: Any, *, normalize_by: str = "elements", mask: Any = None) -> jax.Array:
+def gram_matrix(
+    features: ArrayLike, *, normalize_by: str = "elements", mask: ArrayLike | None = None
+) -> jax.Array:
     """Gram matrix of a feature map, `F F^T`, divided as asked.
 
     Args:
@@ -93,51 +94,66 @@ def gram_matrix(features: Any, *, normalize_by: str = "elements", mask: Any = No
         raise ValueError(f"normalize_by must be one of {NORMALIZATIONS}, got {normalize_by!r}")
     features = jnp.asarray(features)
     height, width, channels = features.shape[-3:]
-    positions = jnp.float32(height * width)
-    if mask is not None:
+    rows = features.reshape(*features.shape[:-3], height * width, channels)
+    if mask is None:
+        gram = _self_product(rows)
+        positions = jnp.asarray(height * width, jnp.float32)
+    else:
         _check_floating("mask", mask, 2)
         if jnp.shape(mask)[-2:] != (height, width):
             raise ValueError(
                 f"mask must have the features' height and width, got {jnp.shape(mask)} "
                 f"for features {features.shape}"
             )
-        batch = jnp.broadcast_shapes(jnp.shape(mask)[:-2], features.shape[:-3])
-        mask = jnp.broadcast_to(mask, (*batch, height, width))
-        # The root is on both sides of the product, so that it stays symmetric.
-        root = jnp.sqrt(mask)[..., None].astype(features.dtype)
-        features = jnp.broadcast_to(features, (*batch, height, width, channels)) * root
-        positions = jnp.maximum(jnp.sum(_float32(mask), axis=(-2, -1)), 1e-6)[..., None, None]
-    flat = features.reshape(*features.shape[:-3], height * width, channels)
-    gram = _self_product(flat)
+        mask = _float32(mask)
+        shares = mask.reshape(*mask.shape[:-2], height * width, 1)
+        shares, rows = _broadcast_batch(shares.astype(rows.dtype), rows)
+        gram = _product(rows * shares, rows)
+        gram = 0.5 * (gram + gram.swapaxes(-1, -2))  # Rounding leaves the product asymmetric.
+        positions = jnp.maximum(jnp.sum(mask, axis=(-2, -1)), 1e-6)[..., None, None]
+        if positions.ndim < gram.ndim:
+            positions = positions.reshape(*[1] * (gram.ndim - positions.ndim), *positions.shape)
     if normalize_by == "none":
         return gram
     return gram / (positions * channels if normalize_by == "elements" else positions)
 
 
-@jax.custom_vjp
+def _broadcast_batch(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both with the same leading axes; explicitly, since broadcasting of ranks can be refused."""
+    batch = jnp.broadcast_shapes(first.shape[:-2], second.shape[:-2])
+    return (
+        jnp.broadcast_to(first, (*batch, *first.shape[-2:])),
+        jnp.broadcast_to(second, (*batch, *second.shape[-2:])),
+    )
+
+
+def _product(first: jax.Array, second: jax.Array) -> jax.Array:
+    """`X^T Y` of `(..., M, C)` in float32; an accelerator would else round what goes in."""
+    return jnp.einsum(
+        "...mc,...md->...cd",
+        first,
+        second,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+
+
+@jax.custom_jvp
 def _self_product(rows: jax.Array) -> jax.Array:
-    """`X^T X` of `(..., M, C)` in float32.
-
-    With its own gradient, `X (S + S^T)` for a cotangent S: one matrix product where the product
-    rule would make two.
-    """
-    return jnp.einsum("...mc,...md->...cd", rows, rows, preferred_element_type=jnp.float32)
+    """`X^T X`, whose gradient `X (S + S^T)` is one product where JAX's own rule makes two."""
+    return _product(rows, rows)
 
 
-def _self_product_forward(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _self_product(rows), rows
+@_self_product.defjvp
+def _self_product_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (rows,), (change,) = primals, tangents
+    half = _product(rows, change)
+    return _self_product(rows), half + half.swapaxes(-1, -2)
 
 
-def _self_product_backward(rows: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
-    symmetric = cotangent + cotangent.swapaxes(-1, -2)
-    gradient = jnp.einsum("...mc,...cd->...md", rows, symmetric.astype(rows.dtype))
-    return (gradient.astype(rows.dtype),)
-
-
-_self_product.defvjp(_self_product_forward, _self_product_backward)
-
-
-def gatys_style(features: Any, style_features: Any) -> jax.Array:
+def gatys_style(features: ArrayLike, style_features: ArrayLike) -> jax.Array:
     """Style loss of one layer, `E = sum (G - A)^2 / (4 N^2 M^2)` (Gatys et al. 2015, eq. 4).
 
     For a style image of another size, M positions against M', the Gram matrices are divided by
@@ -157,7 +173,7 @@ def gatys_style(features: Any, style_features: Any) -> jax.Array:
     )
 
 
-def gatys_style_of_grams(gram: Any, style_gram: Any) -> jax.Array:
+def gatys_style_of_grams(gram: ArrayLike, style_gram: ArrayLike) -> jax.Array:
     """`gatys_style` of Gram matrices `(..., C, C)` made with `normalize_by="positions"`.
 
     For optimisation: the painting's Gram matrix is computed once.
@@ -167,7 +183,7 @@ def gatys_style_of_grams(gram: Any, style_gram: Any) -> jax.Array:
 
 
 def style_reconstruction(
-    features: Any, style_features: Any, *, reduction: str = "sum"
+    features: ArrayLike, style_features: ArrayLike, *, reduction: str = "sum"
 ) -> jax.Array:
     """Style reconstruction loss of one layer, `||G - A||_F^2` (Johnson et al. 2016, eq. 4).
 
@@ -186,7 +202,7 @@ def style_reconstruction(
 
 
 def style_reconstruction_of_grams(
-    gram: Any, style_gram: Any, *, reduction: str = "sum"
+    gram: ArrayLike, style_gram: ArrayLike, *, reduction: str = "sum"
 ) -> jax.Array:
     """`style_reconstruction` of Gram matrices `(..., C, C)` made with `normalize_by="elements"`."""
     _check_floating("gram", gram, 2)
@@ -198,7 +214,7 @@ def style_reconstruction_of_grams(
     return total if reduction == "sum" else total / jnp.shape(gram)[-1] ** 2
 
 
-def total_variation(images: Any, *, kind: str = "squared") -> jax.Array:
+def total_variation(images: ArrayLike, *, kind: str = "squared") -> jax.Array:
     """Total variation of neighbouring pixels, summed over positions and channels.
 
     Args:

@@ -5,11 +5,12 @@ The field's convention is `y_psnr_ssim`: on the luma of 8 bits, without a border
 factor.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+
+from perceptual_jax.ops.checks import as_images
 
 # ITU-R BT.601 in studio range, what MATLAB's rgb2ycbcr gives: 16 for black, 235 for white.
 _LUMA_WEIGHTS = (65.481, 128.553, 24.966)
@@ -21,16 +22,16 @@ _SIGMA = 1.5
 _K1, _K2 = 0.01, 0.03
 
 
-def luma(images: Any) -> jax.Array:
+def luma(images: ArrayLike) -> jax.Array:
     """Y of YCbCr (BT.601, studio range) in [16/255, 235/255], `(..., 3) -> (..., 1)`."""
     weights = jnp.asarray(_LUMA_WEIGHTS, jnp.float32)
     total = jnp.einsum(
-        "...c,c->...", jnp.asarray(images), weights, precision=jax.lax.Precision.HIGHEST
+        "...c,c->...", _float32(images), weights, precision=jax.lax.Precision.HIGHEST
     )
     return ((total + _LUMA_BLACK) / 255.0)[..., None]
 
 
-def psnr(images: Any, references: Any) -> jax.Array:
+def psnr(images: ArrayLike, references: ArrayLike) -> jax.Array:
     """Peak signal-to-noise ratio, `-10 log10(mean (x - y)^2)` dB for a peak of 1.
 
     Args:
@@ -44,7 +45,7 @@ def psnr(images: Any, references: Any) -> jax.Array:
     return -10.0 * jnp.log10(jnp.mean(jnp.square(images - references), axis=(-3, -2, -1)))
 
 
-def ssim(images: Any, references: Any) -> jax.Array:
+def ssim(images: ArrayLike, references: ArrayLike) -> jax.Array:
     """Structural similarity (Wang et al. 2004, eq. 13), mean over positions and channels.
 
     Over the positions whose 11x11 Gaussian window lies within the image; covariances are the
@@ -61,7 +62,7 @@ def ssim(images: Any, references: Any) -> jax.Array:
       ValueError: shapes that differ, or a side shorter than the window.
     """
     images, references = _pair(images, references)
-    if min(images.shape[-3:-1]) < _WINDOW:
+    if any(side < _WINDOW for side in images.shape[-3:-1]):
         raise ValueError(f"both sides must be at least {_WINDOW}, got shape {images.shape}")
     # Variances are those of deviations from one level; near it the squares of float32 lose nothing.
     level = jnp.mean(references, axis=(-3, -2, -1), keepdims=True)
@@ -80,7 +81,9 @@ def ssim(images: Any, references: Any) -> jax.Array:
     return jnp.mean(similarity, axis=(-3, -2, -1))
 
 
-def y_psnr_ssim(images: Any, references: Any, *, border: int) -> tuple[jax.Array, jax.Array]:
+def y_psnr_ssim(
+    images: ArrayLike, references: ArrayLike, *, border: int
+) -> tuple[jax.Array, jax.Array]:
     """PSNR and SSIM of the luma as files of 8 bits have it.
 
     Args:
@@ -95,8 +98,8 @@ def y_psnr_ssim(images: Any, references: Any, *, border: int) -> tuple[jax.Array
       ValueError: as `psnr` and `ssim`.
     """
 
-    def prepared(pictures: Any) -> jax.Array:
-        eight_bits = jnp.round(jnp.clip(jnp.asarray(pictures), 0.0, 1.0) * 255.0) / 255.0
+    def prepared(pictures: jax.Array) -> jax.Array:
+        eight_bits = jnp.round(jnp.clip(pictures, 0.0, 1.0) * 255.0) / 255.0
         rounded = jnp.round(luma(eight_bits) * 255.0) / 255.0
         height, width = rounded.shape[-3:-1]
         return rounded[..., border : height - border, border : width - border, :]
@@ -105,16 +108,17 @@ def y_psnr_ssim(images: Any, references: Any, *, border: int) -> tuple[jax.Array
     return psnr(images, references), ssim(images, references)
 
 
-def _pair(images: Any, references: Any) -> tuple[jax.Array, jax.Array]:
-    images, references = jnp.asarray(images), jnp.asarray(references)
-    if images.shape != references.shape or images.ndim < 3:
+def _float32(images: ArrayLike) -> jax.Array:
+    return as_images(images, channels=None).astype(jnp.float32)
+
+
+def _pair(images: ArrayLike, references: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    images, references = _float32(images), _float32(references)
+    if images.shape != references.shape:
         raise ValueError(
             f"images must be (..., H, W, C), both alike, got {images.shape} and {references.shape}"
         )
-    for array in (images, references):
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"images must be floating point in [0, 1], got {array.dtype}")
-    return images.astype(jnp.float32), references.astype(jnp.float32)
+    return images, references
 
 
 def _windowed(values: jax.Array) -> jax.Array:

@@ -15,13 +15,18 @@ The total variation is that of pixels on the papers' scale of 0..255.
 """
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
 from perceptual_jax import losses, vgg
+from perceptual_jax.ops.checks import as_images
 
 FORMULATIONS = ("gatys", "johnson", "johnson_code")
 
@@ -71,6 +76,14 @@ class Objective:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        # Lists and arrays become tuples: an objective is hashed where it is an argument of jit.
+        for name in ("content_layers", "style_layers", "style_layer_weights"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ValueError(f"{name} must be a list of layers, got the string {value!r}")
+            if value is not None:
+                entries = value.tolist() if isinstance(value, np.ndarray) else value
+                object.__setattr__(self, name, tuple(entries))
         if self.formulation not in FORMULATIONS:
             raise ValueError(f"formulation must be one of {FORMULATIONS}, got {self.formulation!r}")
         if self.pooling not in vgg.POOLINGS:
@@ -85,6 +98,8 @@ class Objective:
                 f"style_layer_weights needs one weight for each of {len(self.style_layers)} style "
                 f"layers, got {len(weights)}"
             )
+        for layer in self.layers:
+            vgg.stride(layer)  # Raises for what is no layer.
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -152,8 +167,9 @@ def _gram_normalization(objective: Objective) -> str:
     return "positions" if objective.formulation == "gatys" else "elements"
 
 
-def _shrink(mask: jax.Array, layer: str) -> jax.Array:
+def _shrink(mask: ArrayLike, layer: str) -> jax.Array:
     """A mask `(H, W)` at a layer's resolution: the mean over each of its positions' pixels."""
+    mask = jnp.asarray(mask, jnp.float32)
     height, width = vgg.layer_shape(mask.shape, layer)
     side = vgg.stride(layer)
     blocks = mask[: height * side, : width * side].reshape(height, side, width, side)
@@ -164,11 +180,11 @@ def targets(
     objective: Objective,
     params: vgg.Params,
     *,
-    content: jax.Array | None = None,
-    styles: Sequence[jax.Array] = (),
-    style_weights: Sequence[float] | None = None,
-    content_masks: Sequence[jax.Array] | None = None,
-    style_masks: Sequence[jax.Array] | None = None,
+    content: ArrayLike | None = None,
+    styles: Sequence[ArrayLike] = (),
+    style_weights: Sequence[float] | np.ndarray | None = None,
+    content_masks: Sequence[ArrayLike] | None = None,
+    style_masks: Sequence[ArrayLike] | None = None,
 ) -> Targets:
     """The photo's features and the paintings' Gram matrices.
 
@@ -186,7 +202,8 @@ def targets(
       style_masks: a mask `(H', W')` for each painting, of the part whose style is taken.
 
     Raises:
-      ValueError: numbers of paintings, weights and masks that do not match, negative weights.
+      ValueError: numbers of paintings, weights and masks that do not match, negative weights, no
+        content or style where the objective compares some.
     """
     for name, given in (
         ("style_weights", style_weights),
@@ -195,7 +212,14 @@ def targets(
     ):
         if given is not None and len(given) != len(styles):
             raise ValueError(f"{name}: one for each of {len(styles)} styles, got {len(given)}")
-    if style_weights is not None and (min(style_weights) < 0 or sum(style_weights) <= 0):
+    if objective.content_layers and content is None:
+        raise ValueError(f"content is missing: the objective compares {objective.content_layers}")
+    if objective.style_layers and not styles:
+        raise ValueError(f"styles is empty: the objective compares {objective.style_layers}")
+    if style_weights is None:
+        style_weights = [1.0] * len(styles)
+    shares = np.asarray(style_weights, np.float32)
+    if styles and not (np.all(shares >= 0) and 0 < shares.sum() < np.inf):
         raise ValueError(f"style_weights must be at least 0, and not all 0, got {style_weights}")
 
     content_features: dict[str, jax.Array] = {}
@@ -216,10 +240,10 @@ def targets(
     stacked = {layer: jnp.stack(found) for layer, found in grams.items() if found}
     regions: dict[str, jax.Array] = {}
     if content_masks is None:
-        weights = jnp.asarray(style_weights or [1.0] * max(1, len(styles)), jnp.float32)
-        weights = weights / jnp.sum(weights)
+        shares = shares / shares.sum() if styles else shares
         stacked = {
-            layer: jnp.tensordot(weights, found, axes=1)[None] for layer, found in stacked.items()
+            layer: jnp.tensordot(shares, found, axes=1, precision=jax.lax.Precision.HIGHEST)[None]
+            for layer, found in stacked.items()
         }
     else:
         for layer in objective.style_layers:
@@ -228,7 +252,7 @@ def targets(
 
 
 def _features(
-    objective: Objective, params: vgg.Params, images: jax.Array, layers: tuple[str, ...]
+    objective: Objective, params: vgg.Params, images: ArrayLike, layers: tuple[str, ...]
 ) -> dict[str, jax.Array]:
     return vgg.features(params, images, layers, pooling=objective.pooling, dtype=objective.dtype)
 
@@ -240,7 +264,7 @@ def _style_term(
 
     A pixel then weighs the same in a small region as in a large one, and as it would without masks.
     """
-    total = jnp.zeros(features.shape[:-3], jnp.float32)
+    parts = []
     for index in range(grams.shape[0]):
         mask = None if regions is None else regions[index]
         gram = losses.gram_matrix(features, normalize_by=_gram_normalization(objective), mask=mask)
@@ -249,17 +273,17 @@ def _style_term(
         else:
             reduction = "sum" if objective.formulation == "johnson" else "mean"
             loss = losses.style_reconstruction_of_grams(gram, grams[index], reduction=reduction)
-        total = total + (loss if mask is None else loss * jnp.mean(mask))
-    return total
+        parts.append(loss if mask is None else loss * jnp.mean(mask))
+    return functools.reduce(operator.add, parts)
 
 
 def evaluate(
     objective: Objective,
     params: vgg.Params,
-    images: jax.Array,
+    images: ArrayLike,
     targets: Targets,
     *,
-    term_weights: Mapping[str, Any] | None = None,
+    term_weights: Mapping[str, ArrayLike] | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The objective of images, and the weighted terms whose sum it is.
 
@@ -276,6 +300,8 @@ def evaluate(
       `total_variation`, `range`) to `(...)`.
     """
     weights = objective.term_weights() if term_weights is None else term_weights
+    images = as_images(images)
+    _check_complete(objective, targets, weights)
     found = _features(objective, params, images, objective.layers)
     content_loss = (
         losses.gatys_content if objective.formulation == "gatys" else losses.feature_reconstruction
@@ -291,7 +317,27 @@ def evaluate(
         scale = 255.0**2 * (0.5 if objective.formulation == "johnson_code" else 1.0)
         raw["total_variation"] = scale * losses.total_variation(images)
     if "range" in weights:
-        outside = 255.0 * (images - jnp.clip(images, 0.0, 1.0))
+        pixels = images.astype(jnp.float32)
+        outside = 255.0 * (pixels - jnp.clip(pixels, 0.0, 1.0))
         raw["range"] = jnp.sum(jnp.square(outside), axis=(-3, -2, -1))
-    terms = {name: weights[name] * value for name, value in raw.items()}
-    return sum(terms.values(), start=jnp.zeros(images.shape[:-3], jnp.float32)), terms
+    terms = {name: jnp.asarray(weights[name], jnp.float32) * value for name, value in raw.items()}
+    if not terms:
+        return jnp.zeros(images.shape[:-3], jnp.float32), terms
+    return functools.reduce(operator.add, terms.values()), terms
+
+
+def _check_complete(
+    objective: Objective, targets: Targets, weights: Mapping[str, ArrayLike]
+) -> None:
+    """Raises `ValueError` unless every layer has a target, and every term a weight."""
+    for kind, layers, known in (
+        ("content", objective.content_layers, targets.content),
+        ("style", objective.style_layers, targets.style),
+    ):
+        for layer in layers:
+            if layer not in known:
+                raise ValueError(
+                    f"the targets have no {kind} at {layer}: make them with the same objective"
+                )
+            if f"{kind}/{layer}" not in weights:
+                raise ValueError(f"term_weights has no {kind}/{layer}")

@@ -13,17 +13,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from perceptual_jax.ops import conv, pool
+from perceptual_jax.ops.checks import as_images
 from perceptual_jax.ops.conv import FrozenKernel
+
+check_images = as_images
 
 Params = Mapping[str, Mapping[str, Any]]
 
 POOLINGS = ("max", "avg")
-
-# The slack lets images under optimisation pass, which stray a little out of [0, 1], and still
-# catches [-1, 1], ImageNet-normalised and 0..255 images.
-_RANGE = (-0.5, 1.5)
 
 
 def layer_names(params: Params) -> list[str]:
@@ -41,8 +41,11 @@ def layer_names(params: Params) -> list[str]:
 
 def stride(layer: str) -> int:
     """Pixels per position of a layer: 2^(b - 1) in block b, 2^b at `pool<b>`."""
-    kind, block = re.match(r"([a-z]+)(\d)", layer).groups()  # type: ignore[union-attr]
-    return 2 ** (int(block) - (kind != "pool"))
+    match = re.fullmatch(r"(?:conv|relu)([1-5])_\d+|pool([1-5])", layer)
+    if not match:
+        raise ValueError(f"there is no layer {layer!r}: names are like conv3_2, relu3_2, pool3")
+    block, pool_block = match.groups()
+    return 2 ** int(pool_block) if pool_block else 2 ** (int(block) - 1)
 
 
 def layer_shape(height_width: Sequence[int], layer: str) -> tuple[int, int]:
@@ -54,34 +57,6 @@ def layer_shape(height_width: Sequence[int], layer: str) -> tuple[int, int]:
 def smallest_side(layers: Iterable[str]) -> int:
     """The fewest pixels that both sides of an image need for all of `layers` to exist."""
     return max((stride(layer) for layer in layers), default=1)
-
-
-def check_images(images: Any) -> None:
-    """Raises `ValueError` for images that are not `(..., H, W, 3)`, floating, within [0, 1].
-
-    Values are only looked at outside `jax.jit`, where they are known.
-    """
-    shape = jnp.shape(images)
-    if len(shape) < 3 or shape[-1] != 3:
-        hint = ""
-        if len(shape) >= 3 and shape[-3] == 3:
-            hint = " This looks like channels first: pass jnp.moveaxis(images, -3, -1)."
-        raise ValueError(f"images must be (..., height, width, 3), got shape {shape}.{hint}")
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"images must be floating point in [0, 1], got {images.dtype}: "
-            "pass images.astype('float32') / 255 for 8-bit images."
-        )
-    if isinstance(images, jax.core.Tracer) or np.size(images) == 0:
-        return
-    pixels = np.asarray(images)
-    low, high = float(pixels.min()), float(pixels.max())
-    if not (_RANGE[0] <= low and high <= _RANGE[1]):  # NaN included
-        raise ValueError(
-            f"images must lie in [0, 1], got values from {low:.4g} to {high:.4g}: pass "
-            "images / 255 for 0..255, (images + 1) / 2 for -1..1; the normalisation to the "
-            "network's mean and standard deviation is done here."
-        )
 
 
 def check_layers(params: Params, layers: Iterable[str]) -> None:
@@ -126,7 +101,7 @@ def freeze(params: Params, layers: Iterable[str], *, dtype: Any = jnp.float32) -
 
 def features(
     params: Params,
-    images: jax.Array,
+    images: ArrayLike,
     layers: Iterable[str],
     *,
     pooling: str = "max",
@@ -151,12 +126,12 @@ def features(
     """
     layers = (layers,) if isinstance(layers, str) else tuple(layers)
     check_layers(params, layers)
-    check_images(images)
+    images = as_images(images)
     if pooling not in POOLINGS:
         raise ValueError(f"pooling must be 'max' or 'avg', got {pooling!r}")
     *batch, height, width, _ = images.shape
     needed = smallest_side(layers)
-    if min(height, width) < needed:
+    if any(side < needed for side in (height, width)):
         raise ValueError(
             f"images of {height}x{width} are too small for {', '.join(layers)}: "
             f"both sides need at least {needed} pixels"
@@ -166,8 +141,8 @@ def features(
         jnp.asarray(params["normalization"][part], jnp.float32).reshape(1, 1, 1, 3)
         for part in ("mean", "std")
     )
-    x = images.reshape(-1, height, width, 3).astype(jnp.float32)
-    x = ((x - mean) / std).astype(dtype)
+    x = images if images.ndim == 4 else images.reshape(-1, height, width, 3)
+    x = ((x.astype(jnp.float32) - mean) / std).astype(dtype)
     found: dict[str, jax.Array] = {}
     for name in layer_names(params):
         if len(found) == len(set(layers)):
@@ -185,6 +160,8 @@ def features(
             x = (pool.max_pool_reverse if frozen else pool.max_pool)(x)
         if name in layers:
             found[name] = x
+    if images.ndim == 4:
+        return found
     return {name: x.reshape(*batch, *x.shape[1:]) for name, x in found.items()}
 
 

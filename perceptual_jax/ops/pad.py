@@ -1,4 +1,4 @@
-"""Padding by reflection."""
+"""Padding by reflection, and with the border repeated."""
 
 import functools
 
@@ -14,6 +14,13 @@ def reflect_pad(images: jax.Array, margin: int) -> jax.Array:
     """
     sides = (margin, margin)
     return jnp.pad(images, ((0, 0), sides, sides, (0, 0)), mode="reflect")
+
+
+def edge_pad(images: jax.Array) -> jax.Array:
+    """Repeats the borders once: `(N, H, W, C) -> (N, H + 2, W + 2, C)`."""
+    # `jnp.pad` would slice the batch too, and so refuses a sharded one.
+    rows = jnp.concatenate([images[:, :1], images, images[:, -1:]], axis=1)
+    return jnp.concatenate([rows[:, :, :1], rows, rows[:, :, -1:]], axis=2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

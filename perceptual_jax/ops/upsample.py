@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from perceptual_jax.ops.backend import reshape_within_batch
 from perceptual_jax.ops.conv import fast_conv2d
-from perceptual_jax.ops.pad import reflect_pad
+from perceptual_jax.ops.pad import edge_pad, reflect_pad
 
 Conv2d = Callable[..., jax.Array]
 
@@ -35,7 +36,7 @@ def nearest_conv2d(
       conv2d: see the module's head.
     """
     height, width = images.shape[1:3]
-    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    padded = edge_pad(images)
     phases = _phases(padded, kernel, _NEAREST_TAPS, conv2d)
     return _interleave(
         [[phases[:, y : y + height, x : x + width, y, x] for x in (0, 1)] for y in (0, 1)]
@@ -75,7 +76,7 @@ def subpixel_conv2d(
       conv2d: see the module's head.
     """
     four = conv2d(reflect_pad(images, 1), kernel, padding="VALID")
-    four = four.reshape(*four.shape[:-1], 2, 2, -1)
+    four = four.reshape(*four.shape[:-1], 2, 2, four.shape[-1] // 4)
     return _interleave([[four[..., y, x, :] for x in (0, 1)] for y in (0, 1)])
 
 
@@ -93,4 +94,5 @@ def _interleave(phases: list[list[jax.Array]]) -> jax.Array:
     """Images `(N, H, W, C)` for even and odd rows and columns, to one `(N, 2 H, 2 W, C)`."""
     count, height, width, channels = phases[0][0].shape
     rows = [jnp.stack(row, axis=3) for row in phases]
-    return jnp.stack(rows, axis=2).reshape(count, 2 * height, 2 * width, channels)
+    shape = (count, 2 * height, 2 * width, channels)
+    return reshape_within_batch(jnp.stack(rows, axis=2), shape)
