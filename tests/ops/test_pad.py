@@ -1,0 +1,35 @@
+"""Padding: mirrored borders, and gradients that are those of JAX."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from perceptual_jax.ops import pad
+from tests.ops.cases import f32
+
+
+class TestReflectPad:
+    def test_mirrors_without_repeating_the_border(self) -> None:
+        row = pad.reflect_pad_reverse(jnp.arange(3.0 * 3).reshape(1, 3, 3, 1), 1)[0, 0, :, 0]
+        np.testing.assert_array_equal(row, [4, 3, 4, 5, 4])
+
+    @pytest.mark.parametrize("size", [(5, 12), (9, 10), (16, 11)])
+    @pytest.mark.parametrize("margin", [1, 4])
+    def test_has_the_values_and_the_gradient_of_jax(
+        self, size: tuple[int, int], margin: int
+    ) -> None:
+        """Also where the margins of both ends are of the same pixels."""
+        (images,) = f32(np.random.default_rng(2).normal(size=(2, *size, 3)))
+        sides = ((0, 0), (margin, margin), (margin, margin), (0, 0))
+        expected, expected_vjp = jax.vjp(lambda x: jnp.pad(x, sides, mode="reflect"), images)
+        result, vjp = jax.vjp(lambda x: pad.reflect_pad_reverse(x, margin), images)
+        np.testing.assert_array_equal(result, expected)
+        (ours,), (of_jax,) = vjp(jnp.cos(result)), expected_vjp(jnp.cos(result))
+        np.testing.assert_allclose(ours, of_jax, rtol=1e-5, atol=1e-6)
+
+
+def test_edge_pad_repeats_the_border() -> None:
+    image = jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
+    expected = [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
+    np.testing.assert_array_equal(pad.edge_pad(image)[0, ..., 0], expected)
