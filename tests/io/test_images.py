@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from perceptual_jax.io import images
+from perceptual_jax.io import decoding, images
 from perceptual_jax.io.storage import FileError
 
 RED, GREEN, WHITE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 1.0, 1.0)
@@ -474,13 +474,13 @@ def test_a_photo_with_a_profile_is_converted_to_srgb(tmp_path):
 
 def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path, monkeypatch):
     decoded = []
-    upright = images._upright
+    upright = decoding.upright
 
     def noted(image: Image.Image) -> Image.Image:
         decoded.append(image.size)
         return upright(image)
 
-    monkeypatch.setattr(images, "_upright", noted)
+    monkeypatch.setattr(decoding, "upright", noted)
     Image.fromarray(smooth(800, 1200)).save(tmp_path / "a.jpg", quality=95)
     photo = photo_of(tmp_path / "a.jpg", short_side=50)
     # An eighth would be 100, twice what is needed.
