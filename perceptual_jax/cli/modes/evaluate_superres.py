@@ -174,6 +174,6 @@ def _write(
         (folder / "results.json").write_text(record + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
-    crops = image_grid.sheet(pictures, row_labels=list(rows)[:-1], column_labels=[*labels, "photo"])
+    crops = image_grid.draw(pictures, row_labels=list(rows)[:-1], column_labels=[*labels, "photo"])
     images.write(folder / "crops.png", crops, settings=settings)
     print(f"{table}\n\n{folder}: table.md, results.json, crops.png")

@@ -325,7 +325,7 @@ def _write_sheet(values: Any, trained: TrainedNetwork, look: _Look) -> int:
                 bar.update(1, style, {})
     bar.close()
     if several:
-        drawn = image_grid.sheet(rows, column_labels=[label.replace("_", " ") for label in labels])
+        drawn = image_grid.draw(rows, column_labels=[label.replace("_", " ") for label in labels])
     else:
         drawn = _block(rows[0], labels)
     batch_lib.write(output, images.Picture(drawn, None), _settings(values, trained))
@@ -339,7 +339,7 @@ def _block(cells: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
     root = math.ceil(math.sqrt(len(cells)))
     columns = min((root, root + 1), key=lambda columns: -len(cells) % columns)
     starts = range(0, len(cells), columns)
-    return image_grid.sheet(
+    return image_grid.draw(
         [cells[start : start + columns] for start in starts],
         captions=[labels[start : start + columns] for start in starts],
     )
