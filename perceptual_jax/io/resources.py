@@ -1,4 +1,4 @@
-"""What travels with the program: the `weights/` and `examples/` folders, and names in them."""
+"""The folders `weights/` and `examples/` of the package, and names of files in them."""
 
 from pathlib import Path
 

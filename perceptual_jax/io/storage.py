@@ -17,7 +17,7 @@ class FileError(OSError):
 def pictures_in(
     folder: Path, *, exclude: Path | None = None, suffixes: Sequence[str] = PICTURE_SUFFIXES
 ) -> list[Path]:
-    """The pictures in a folder and its subfolders, told by their suffix, sorted by path.
+    """The pictures in a folder and its subfolders, by their suffix, sorted by path.
 
     Hidden files and folders, whose name begins with a dot, are passed over, and so is what is
     neither a file nor a folder.  Links are followed, but a folder is read only once, by its own
@@ -66,9 +66,9 @@ def _real(folder: os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Within it, the file that it gives is written; at the end that becomes `path`.
+    """Gives a new file to write, which replaces `path` at the end of the `with` block.
 
-    A reader sees the old file or the whole new one, and after an error the old one is still there.
+    So a reader sees the old file or the whole new one, and an error leaves the old one as it was.
     Missing folders are made.
 
     Raises:
@@ -144,7 +144,7 @@ def get(path: str, file: Path) -> None:
 
 @contextlib.contextmanager
 def access(path: str) -> Iterator[None]:
-    """Within it, whatever storage raises becomes a `FileError` about this path."""
+    """Turns whatever storage raises into a `FileError` about this path."""
     try:
         yield
     except FileError:

@@ -1,6 +1,6 @@
-"""Files of trained networks: ours, which are self-contained, and those of PyTorch's example.
+"""Files of trained networks: our self-contained format, and those of PyTorch's example.
 
-A file of ours is a safetensors file: one tensor, `params/conv1/kernel`, for each leaf of the
+Our format is a safetensors file with one tensor, `params/conv1/kernel`, for each leaf of the
 network's variables, and one, `thumbnails/0`, for a small picture of each style.  Its metadata has
 `format`, `version`, `kind` (a key of `KINDS`), `architecture`, `styles` and `settings` as JSON, and
 `sha256`, the digest of all tensors.  Tensors and digest are checked whenever a file is read.
@@ -69,7 +69,7 @@ def save(
     *,
     dtype: str = "float16",
 ) -> None:
-    """Writes a file of ours; the same network gives the same bytes.
+    """Writes a file in our format; the same network gives the same bytes.
 
     Args:
       path: the file, see `storage.atomic_write`.
@@ -115,9 +115,9 @@ def load_network(name_or_path: str | Path) -> TrainedNetwork:
     """The network in a file, or behind the name of one that comes with the package.
 
     Args:
-      name_or_path: a file of ours, or of `torch.save` with the state dict of a `TransformerNet`
-        from PyTorch's example `fast_neural_style`; or a name that `shipped` gives.  A file that
-        exists wins over a name.
+      name_or_path: a file in our format, or of `torch.save` with the state dict of a
+        `TransformerNet` from PyTorch's example `fast_neural_style`; or a name that `shipped` gives.
+        A file that exists wins over a name.
 
     Raises:
       FileError: there is no such file or name, or the file is damaged, too new, or holds something

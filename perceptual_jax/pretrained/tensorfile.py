@@ -107,7 +107,7 @@ def read(
 def check(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], *, version: str
 ) -> None:
-    """Checks a file of ours: that this program reads its version, and the digest of its tensors.
+    """Checks the version of a file in one of our formats, and the digest of its tensors.
 
     Raises:
       FileError: the file is newer than the program, or was damaged or edited.

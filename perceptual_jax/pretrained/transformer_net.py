@@ -1,6 +1,6 @@
-"""Style networks of PyTorch's example `fast_neural_style`, as networks of ours.
+"""Style networks of PyTorch's example `fast_neural_style`, converted to `StyleNetwork`.
 
-Its `TransformerNet` is our style network with other names, its axes in another order, and pixels
+Its `TransformerNet` is our network with other names, its axes in another order, and pixels
 in 0..255 on both sides.  The change of scale becomes part of the first and the last convolution,
 so a loaded network is used as any other and computes the same pictures.
 """
@@ -39,7 +39,7 @@ def is_used(name: str) -> bool:
 def from_transformer_net(
     state_dict: Mapping[str, Any],
 ) -> tuple[StyleNetwork, dict[str, Any]]:
-    """A network of ours from a state dict of `TransformerNet`, for the same pixels.
+    """Converts a state dict of `TransformerNet` to a network that gives the same pictures.
 
     Args:
       state_dict: `conv1.conv2d.weight` (OIHW), `in1.weight` and so on, of any width and number of

@@ -5,7 +5,7 @@ A parameter tree is `{"normalization": {"mean": (3,), "std": (3,)}, "conv1_1": {
 The normalisation is part of the tree because a network with another one's would still run, but
 give wrong features.
 
-A file of ours is a safetensors file with one tensor, `conv1_1/kernel`, for each leaf of the
+Our format is a safetensors file with one tensor, `conv1_1/kernel`, for each leaf of the
 tree, and in its metadata `format`, `version`, `name`, `source`, `license`, and `sha256`, the
 digest of all tensors, which is checked whenever the file is read.
 """
@@ -38,7 +38,7 @@ def load_vgg(name_or_path: str | Path = "vgg16") -> Params:
     Args:
       name_or_path: a name: `vgg16`, which comes with the package, or `vgg16-torchvision` or
         `vgg19-torchvision`, which are fetched once, into `download.cache_folder()`.  Or the path
-        of a file of ours, or of a state dict in torchvision's layout (`.pth`, `.pt`,
+        of a file in our format, or of a state dict in torchvision's layout (`.pth`, `.pt`,
         `.safetensors`).  A state dict gets torchvision's normalisation, unless its first kernel,
         or the classifier of NaNs in torchvision's copy, shows that it is the Oxford network.
 
@@ -88,7 +88,7 @@ def save(
     license: str,
     dtype: Literal["float16", "float32"] = "float16",
 ) -> None:
-    """Writes parameters as a file of ours; the same parameters give the same bytes.
+    """Writes parameters in our format; the same parameters give the same bytes.
 
     Args:
       path: the file, see `storage.atomic_write`.
@@ -117,7 +117,7 @@ def save(
 
 
 def _read(path: Path) -> Params:
-    """The parameters in a file of ours or of torchvision's, which its first bytes tell apart."""
+    """The parameters in a file; its first bytes show the format."""
     if not path.is_file():
         raise FileError(
             f"there are no weights {str(path)!r}: give the path of a file, or one of the names "
@@ -139,7 +139,7 @@ def _read(path: Path) -> Params:
 
 
 def _tree(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Params:
-    """The tree in a file of ours."""
+    """The tree from the tensors of a file in our format."""
     tensorfile.check(path, tensors, metadata, version=VERSION)
     if problems := torchvision.tree_problems(tensors):
         raise FileError(f"{path} does not hold the parameters of a VGG: {'; '.join(problems)}")

@@ -17,7 +17,7 @@ from perceptual_jax.io.storage import FileError
     ("path", "remote"),
     [("gs://bucket/run", True), ("/home/me/run", False), ("run:1/a", False), (Path("a"), False)],
 )
-def test_a_bucket_is_told_from_a_folder(path: str | Path, remote: bool) -> None:
+def test_a_bucket_is_recognised(path: str | Path, remote: bool) -> None:
     assert storage.is_remote(path) is remote
 
 
@@ -36,15 +36,15 @@ def test_what_is_not_there_is_not_got(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (ImportError("no gcsfs"), r"gs://bucket/a: no gcsfs \(pip install gcsfs"),
         (OSError("denied"), r"gs://bucket/a \(denied\): check the path, and your rights"),
         (FileError("of its own"), "^of its own$"),
     ],
 )
-def test_an_error_names_the_path(error: Exception, told: str) -> None:
-    with pytest.raises(FileError, match=told), storage.access("gs://bucket/a"):
+def test_an_error_names_the_path(error: Exception, message: str) -> None:
+    with pytest.raises(FileError, match=message), storage.access("gs://bucket/a"):
         raise error
 
 
@@ -159,10 +159,10 @@ class TestAtomicWrite:
 
     def test_says_which_file_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        told = r"cannot write .*file/a \(.*\): choose another place"
-        with pytest.raises(FileError, match=told), storage.atomic_write(tmp_path / "file" / "a"):
+        message = r"cannot write .*file/a \(.*\): choose another place"
+        with pytest.raises(FileError, match=message), storage.atomic_write(tmp_path / "file" / "a"):
             pass
-        with pytest.raises(FileError, match=told):
+        with pytest.raises(FileError, match=message):
             storage.check_writable(tmp_path / "file" / "a")
 
     def test_can_be_checked_beforehand(self, tmp_path: Path) -> None:

@@ -49,9 +49,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(server.statuses.pop(0))
             return
         body, size = server.content, len(server.content)
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if asked and server.ranges and self.headers.get("If-Range", server.etag) == server.etag:
-            start, last = map(int, asked.groups())
+        requested = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if requested and server.ranges and self.headers.get("If-Range", server.etag) == server.etag:
+            start, last = map(int, requested.groups())
             body = body[start : last + 1]
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{size}")
@@ -207,7 +207,7 @@ class TestFile:
             download.fetch_file(server.url, tmp_path / "missing" / "file")
 
     def test_a_download_error_is_a_file_error(self) -> None:
-        """So that whoever wants a file, and not to know where from, catches one error."""
+        """One `except` is enough where it does not matter whether the file is local."""
         assert issubclass(DownloadError, FileError)
 
 

@@ -1,4 +1,4 @@
-"""Files of trained networks: everything comes back, and whatever does not fit is told."""
+"""Files of trained networks: everything comes back, and what does not fit is an error."""
 
 import dataclasses
 import json
@@ -388,7 +388,7 @@ class TestNames:
         assert networks.load_network("wave").settings == {"mine": True}
 
     @pytest.mark.parametrize("name", ["candy", "wave.safetensors", "../networks/wave", ""])
-    def test_what_leads_nowhere_is_told(
+    def test_what_leads_nowhere_is_reported(
         self, name: str, shelf: Path, trained: TrainedNetwork
     ) -> None:
         networks.save(shelf / "wave.safetensors", trained)
@@ -435,19 +435,19 @@ class TestLoadSuperres:
         check_same(found, networks.load_network("mine.safetensors"))
 
     @pytest.mark.usefixtures("shelf")
-    def test_of_another_factor_is_told(self) -> None:
+    def test_of_another_factor_is_reported(self) -> None:
         networks.save("mine.safetensors", trained_network(ENLARGING))
         with pytest.raises(FileError) as caught:
             networks.load_superres("mine.safetensors", 8)
         assert str(caught.value) == "mine.safetensors enlarges by 4, not by 8"
 
-    def test_of_another_kind_is_told(self, shelf: Path, trained: TrainedNetwork) -> None:
+    def test_of_another_kind_is_reported(self, shelf: Path, trained: TrainedNetwork) -> None:
         networks.save(shelf / "wave.safetensors", trained)
         with pytest.raises(FileError, match=r"^wave is not a network for super-res"):
             networks.load_superres("wave", 4)
 
     @pytest.mark.usefixtures("shelf")
-    def test_what_leads_nowhere_is_told(self) -> None:
+    def test_what_leads_nowhere_is_reported(self) -> None:
         with pytest.raises(
             FileError, match=r"no network 'pixel': give feature, pixel, or the path of a file$"
         ):
@@ -480,7 +480,7 @@ class TestFilesOfPyTorch:
         networks.save(tmp_path / "candy.safetensors", found, dtype="float32")
         check_same(networks.load_network(tmp_path / "candy.safetensors"), found)
 
-    def test_of_another_network_is_told_with_its_path(self, tmp_path: Path) -> None:
+    def test_of_another_network_is_reported_with_its_path(self, tmp_path: Path) -> None:
         torchwriter.write_zip(tmp_path / "a.pth", {"conv1.weight": torchwriter.tensor(np.ones(2))})
         with pytest.raises(FileError, match=r"a\.pth: not a state dict .*conv1\.weight is surplus"):
             networks.load_network(tmp_path / "a.pth")

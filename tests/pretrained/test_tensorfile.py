@@ -89,7 +89,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
             tensorfile.read(path)
 
 
-def test_a_missing_file_is_told_before_its_kind(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_before_its_kind(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="missing cannot be read: No such file"):
         tensorfile.is_safetensors(tmp_path / "missing")
 

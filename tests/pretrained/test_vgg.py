@@ -120,19 +120,19 @@ class TestOurFiles:
         vgg.save(tmp_path / "a.safetensors", as_jax, **ABOUT)
         check_equal(vgg.load_vgg(str(tmp_path / "a.safetensors")), params)
 
-    def test_a_flipped_bit_is_told(self, tmp_path: Path) -> None:
+    def test_a_flipped_bit_is_reported(self, tmp_path: Path) -> None:
         content = bytearray(EMBEDDED.read_bytes())
         content[len(content) // 2] ^= 1
         (tmp_path / "a.safetensors").write_bytes(content)
         with pytest.raises(FileError, match=r"a\.safetensors is damaged: the SHA-256"):
             vgg.load_vgg(tmp_path / "a.safetensors")
 
-    def test_a_truncated_file_is_told(self, tmp_path: Path) -> None:
+    def test_a_truncated_file_is_reported(self, tmp_path: Path) -> None:
         (tmp_path / "a.safetensors").write_bytes(EMBEDDED.read_bytes()[:-1])
         with pytest.raises(FileError, match=r"a\.safetensors cannot be read"):
             vgg.load_vgg(tmp_path / "a.safetensors")
 
-    def test_a_file_from_the_future_is_told(self, tmp_path: Path) -> None:
+    def test_a_file_from_the_future_is_reported(self, tmp_path: Path) -> None:
         tensorfile.write(
             tmp_path / "a",
             {"x": np.ones(1, np.float32)},
@@ -186,7 +186,7 @@ class TestFromTorchvision:
         )
         check_same(vgg.from_torchvision(vgg16 | more), vgg16, 16)
 
-    def test_all_problems_are_told_at_once(self, vgg16: dict[str, np.ndarray]) -> None:
+    def test_all_problems_are_reported_at_once(self, vgg16: dict[str, np.ndarray]) -> None:
         state: dict[str, Any] = dict(vgg16)
         del state["features.28.weight"]
         state["features.0.bias"] = np.zeros(3)
@@ -243,7 +243,7 @@ class TestTorchvisionFiles:
         params = vgg.load_vgg(tmp_path / "a.safetensors")
         np.testing.assert_allclose(params["normalization"]["std"], np.full(3, 1 / 255))
 
-    def test_another_network_is_told_with_its_path(self, tmp_path: Path) -> None:
+    def test_another_network_is_reported_with_its_path(self, tmp_path: Path) -> None:
         torchwriter.write_zip(tmp_path / "a.pth", {"conv1.weight": torchwriter.tensor(np.ones(2))})
         with pytest.raises(FileError, match=r"a\.pth: not a state dict .*conv1\.weight is surplus"):
             vgg.load_vgg(tmp_path / "a.pth")
@@ -318,7 +318,7 @@ class TestFetch:
         _, metadata = tensorfile.read(folder / "x.safetensors")
         assert metadata["source"] == source.safetensors_url
 
-    def test_a_damaged_file_in_the_cache_is_told_and_fetched_again(
+    def test_a_damaged_file_in_the_cache_is_reported_and_fetched_again(
         self,
         fetch: Fetch,
         source: Source,

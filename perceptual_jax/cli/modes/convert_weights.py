@@ -24,8 +24,8 @@ def define_flags(define: flags.Flags) -> None:
     define.string(
         "input",
         None,
-        "The weights: a .pth or .safetensors state dict in torchvision's layout, a file of ours, "
-        "or a name (vgg16, vgg16-torchvision, vgg19-torchvision).",
+        "The weights: a .pth or .safetensors state dict in torchvision's layout, a file in our "
+        "format, or a name (vgg16, vgg16-torchvision, vgg19-torchvision).",
     )
     define.string("output", None, "The .safetensors file to write.")
     define.enum("dtype", "float32", ["float32", "float16"], "How the weights are stored.")
