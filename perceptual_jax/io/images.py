@@ -17,6 +17,8 @@ from perceptual_jax import __version__
 from perceptual_jax.io import decoding, storage
 from perceptual_jax.io.storage import FileError
 
+MAX_PIXELS = decoding.MAX_PIXELS
+
 WRITABLE_SUFFIXES = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -86,8 +88,8 @@ def read_picture(path: str | Path) -> Picture:
     keeps the upper 8 bits.
 
     Raises:
-      FileError: there is no such file, or it is empty, damaged, larger than
-        `decoding.MAX_PIXELS`, or not a picture that can be read.
+      FileError: there is no such file, or it is empty, damaged, larger than `MAX_PIXELS`, or not
+        a picture that can be read.
     """
     rgb, alpha = decoding.decode(path)
     return Picture(_over_white(rgb, alpha), alpha)

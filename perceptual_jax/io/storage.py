@@ -25,7 +25,7 @@ def pictures_in(
 
     Args:
       folder: in a bucket an `etils.epath.Path`, and so are the results.
-      exclude: a folder to pass over, such as that of the results.
+      exclude: a folder or a picture to pass over, such as that of earlier results.
       suffixes: those of a picture, in lower case.
 
     Returns:
@@ -37,7 +37,8 @@ def pictures_in(
     if not folder.is_dir():
         raise FileError(f"{folder} is not a folder: check the path")
     found = []
-    seen = set() if exclude is None else {_real(exclude)}
+    excluded = None if exclude is None else _real(exclude)
+    seen = {excluded}
     waiting = collections.deque([folder])
     while waiting:
         current = waiting.popleft()
@@ -49,7 +50,8 @@ def pictures_in(
         for path in entries:
             # Asking a bucket takes a while for each file, and it holds regular files only.
             if path.suffix.lower() in suffixes and (is_remote(path) or path.is_file()):
-                found.append(path)
+                if excluded is None or _real(path) != excluded:
+                    found.append(path)
             elif path.is_dir():
                 if Path(os.fspath(path)).is_symlink():
                     waiting.append(path)  # After all folders that are there themselves.

@@ -97,12 +97,16 @@ class TestPicturesIn:
         (tmp_path / "a.png").symlink_to("b.png")
         assert names_in(tmp_path) == ["a.png", "b.png"]
 
-    def test_a_folder_of_results_can_be_left_out(self, tmp_path: Path) -> None:
+    def test_results_can_be_left_out(self, tmp_path: Path) -> None:
         touch(tmp_path, "a.png", "results/a.png", "results/deep/b.png")
         (tmp_path / "link").symlink_to(tmp_path / "results")
         assert names_in(tmp_path, exclude=tmp_path / "results") == ["a.png"]
         assert names_in(tmp_path, exclude=tmp_path / "b" / ".." / "results") == ["a.png"]
         assert len(names_in(tmp_path, exclude=tmp_path / "missing")) == 3
+        assert names_in(tmp_path, exclude=tmp_path / "a.png") == [
+            "results/a.png",
+            "results/deep/b.png",
+        ]
 
     def test_in_a_bucket(self, tmp_path: Path) -> None:
         """A local folder stands for it; paths are of the same type."""
