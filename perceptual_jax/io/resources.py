@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from perceptual_jax.io.storage import PICTURE_SUFFIXES, FileError, pictures_in
+from perceptual_jax.io.storage import FileError, pictures_in
 
 
 def folder(name: str) -> Path:
@@ -42,6 +42,3 @@ def picture(path_or_name: str | Path, kind: str) -> Path:
 
 def _examples(kind: str) -> list[Path]:
     return pictures_in(folder("examples") / kind)
-
-
-__all__ = ["PICTURE_SUFFIXES", "example_names", "folder", "picture"]
