@@ -19,9 +19,8 @@ def pictures_in(
 ) -> list[Path]:
     """The pictures in a folder and its subfolders, by their suffix, sorted by path.
 
-    Hidden files and folders, whose name begins with a dot, are passed over, and so is what is
-    neither a file nor a folder.  Links are followed, but a folder is read only once, by its own
-    path if that leads to it.
+    Files and folders whose name begins with a dot are passed over, and so is what is neither a
+    regular file nor a folder.  Links are followed, but every folder is read only once.
 
     Args:
       folder: in a bucket an `etils.epath.Path`, and so are the results.
@@ -46,24 +45,24 @@ def pictures_in(
             continue
         seen.add(_real(current))
         with access(str(current)):
-            entries = [path for path in current.iterdir() if not path.name.startswith(".")]
-        for path in entries:
-            # Asking a bucket takes a while for each file, and it holds regular files only.
-            if path.suffix.lower() in suffixes and (is_remote(path) or path.is_file()):
-                if excluded is None or _real(path) != excluded:
-                    found.append(path)
-            elif path.is_dir():
-                if Path(os.fspath(path)).is_symlink():
-                    waiting.append(path)  # After all folders that are there themselves.
-                else:
-                    waiting.appendleft(path)
+            for path in current.iterdir():
+                if path.name.startswith("."):
+                    continue
+                # In a bucket all files are regular, and it takes a while to ask for each.
+                if path.suffix.lower() in suffixes and (is_remote(path) or path.is_file()):
+                    if excluded is None or _real(path) != excluded:
+                        found.append(path)
+                elif path.is_dir():
+                    # Links come last, so that a folder is found by its own path if possible.
+                    is_link = Path(os.fspath(path)).is_symlink()
+                    waiting.insert(len(waiting) if is_link else 0, path)
     if not found:
         raise FileError(f"there is no picture in {folder}: it needs {', '.join(suffixes)} files")
     return sorted(found)
 
 
-def _real(folder: os.PathLike[str]) -> Path:
-    return Path(os.fspath(folder)).resolve()
+def _real(path: os.PathLike[str]) -> Path:
+    return Path(os.fspath(path)).resolve()
 
 
 @contextlib.contextmanager
