@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout 
 
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.io import images, resources
+from perceptual_jax.io.storage import pictures_in
 from perceptual_jax.models import stylization
 from perceptual_jax.models.networks import StyleNetwork
 from perceptual_jax.objective import JOHNSON, Objective
@@ -93,5 +94,4 @@ def square(path: Path, side: int) -> np.ndarray:
 
 def photos_in(folder: Path) -> list[Path]:
     """The pictures of a folder, by name."""
-    suffixes = resources.PICTURE_SUFFIXES
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    return pictures_in(folder)

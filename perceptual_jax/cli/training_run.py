@@ -176,8 +176,7 @@ def _write(output: str, trained: TrainedNetwork, dtype: str) -> None:
             pretrained_networks.save(file, trained, dtype=dtype)
         except OSError as error:
             raise UserError(
-                f"cannot write {output}: {error.strerror or error}; the same command with another "
-                "--output writes it from the checkpoint"
+                f"{error}; the same command with another --output writes it from the checkpoint"
             ) from error
         if remote:
             storage.put(file, output)

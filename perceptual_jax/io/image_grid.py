@@ -10,20 +10,22 @@ from perceptual_jax.io import images
 _GAP = 6
 
 
-def sheet(
+def draw(
     rows: Sequence[Sequence[np.ndarray | None]],
     *,
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
     captions: Sequence[Sequence[str]] = (),
 ) -> np.ndarray:
-    """A labelled grid on white, columns as wide as the widest picture, rows as high as theirs.
+    """Draws a labelled grid on white; pictures keep their sizes and are centred in their cells.
+
+    Columns are as wide as the widest picture of all, rows as high as their own highest.
 
     Args:
-      rows: pictures `(H, W, 3)` in [0, 1] of any sizes, or None for an empty cell.
-      row_labels: at the left of each row; lines are broken where the text has a newline.
+      rows: pictures `(H, W, 3)` in [0, 1], or None for an empty cell.
+      row_labels: to the left of each row; they may have several lines.
       column_labels: above each column.
-      captions: below each picture, as `rows`.
+      captions: below each picture, in the order of `rows`.
 
     Returns:
       `(H, W, 3)` float32 in [0, 1].
@@ -62,9 +64,8 @@ def sheet(
         for column, cell in enumerate(row):
             if cell is not None:
                 x = left + _GAP + column * (width + _GAP)
-                pixels = images.eight_bits(cell)
-                corner = ((width - cell.shape[1]) // 2, (height - cell.shape[0]) // 2)
-                canvas.paste(Image.fromarray(pixels), (x + corner[0], y + corner[1]))
+                corner = (x + (width - cell.shape[1]) // 2, y + (height - cell.shape[0]) // 2)
+                canvas.paste(Image.fromarray(images.eight_bits(cell)), corner)
                 if captions:
                     middle = (x + width // 2, y + height + below // 2)
                     draw.text(middle, captions[index][column], fill="black", font=font, anchor="mm")

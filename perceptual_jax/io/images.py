@@ -1,34 +1,23 @@
-"""Pictures in files: the one room that knows about uint8, EXIF, ICC profiles, alpha and CMYK.
+"""Pictures in files, read and written, and their sizes.
 
-Outside of it an image is a float32 array in [0, 1], sRGB, of shape (H, W, 3), or (H, W) for a
-mask or a grey picture.  Whatever is wrong with a file is told as a `FileError` in one line;
-whatever is wrong with an array is a `ValueError`.
+An image is a float32 array in [0, 1], sRGB, of shape (H, W, 3), or (H, W) for a mask or a grey
+picture.  A file that cannot be used raises a `FileError` of one line, an array a `ValueError`.
 """
 
-import contextlib
 import dataclasses
 import io
 import json
-import secrets
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 from perceptual_jax import __version__
+from perceptual_jax.io import decoding, storage
 from perceptual_jax.io.storage import FileError
 
-# Above the largest camera sensors sold (151 megapixels), and 2.1 GB as float32.  It stays below
-# the 179 megapixels that Pillow itself refuses, so that no setting of Pillow's, which all of the
-# process would share, needs to change.
-MAX_PIXELS = 175_000_000
-
-# Pillow reads more, some of it by running another program (PostScript through Ghostscript), which
-# a picture from a stranger should not be able to ask for.
-READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP")
+MAX_PIXELS = decoding.MAX_PIXELS
 
 WRITABLE_SUFFIXES = {
     ".png": "PNG",
@@ -41,19 +30,19 @@ WRITABLE_SUFFIXES = {
 }
 _FORMATS_WITH_ALPHA = ("PNG", "WEBP", "TIFF")
 
-# Of a photo to train on.  Fewer pixels show nothing to learn from; a strip that is enlarged until
-# its short side is long enough would fill the memory.
+# Of a photo to train on.  Fewer pixels show nothing to learn from, and a long strip would fill the
+# memory once its short side is enlarged.
 MIN_PHOTO_SIDE = 16
 MAX_PHOTO_ASPECT = 16
 
-# Those that Pillow resizes as colours: indices into a palette and single bits it does not blend.
+# Those whose values Pillow blends when it resizes; palette indices and single bits it does not.
 _MODES_THAT_BLEND = ("L", "LA", "RGB", "RGBA", "CMYK")
 
-# An image optimised without bounds leaves [0, 1] by tenths; one in 0..255 holds tens.
+# Optimisation without bounds leaves [0, 1] by tenths; an image in 0..255 has values of tens.
 _LARGEST_PLAUSIBLE_VALUE = 8.0
 
-# Luminance of linear sRGB (IEC 61966-2-1), applied to the encoded values: a mask is painted in
-# greys, for which any weights that sum to one agree.
+# Luminance of linear sRGB (IEC 61966-2-1).  It may be applied to encoded values here: masks are
+# grey, where any weights that sum to one give the same.
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 _SOFTWARE = "perceptual_jax"
@@ -63,7 +52,7 @@ _EXIF_SOFTWARE = 0x0131
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture as the networks want it, and the transparency to give back to the result."""
+    """A picture without its transparency, and that transparency, to give it to the result."""
 
     rgb: np.ndarray
     """(H, W, 3) float32 in [0, 1], sRGB; transparent parts are composited over white."""
@@ -72,46 +61,50 @@ class Picture:
     """(H, W) float32 in [0, 1], 1 where opaque; None if all of the file is opaque."""
 
     def fit(self, long_side: int) -> "Picture":
-        """Colours and alpha through `fit`."""
+        """`fit` of RGB and alpha."""
         return Picture(
             fit(self.rgb, long_side), None if self.alpha is None else fit(self.alpha, long_side)
         )
 
 
 def read(path: str | Path) -> np.ndarray:
-    """The colours of a picture, (H, W, 3) float32 in [0, 1]: `read_picture(path).rgb`."""
+    """The RGB of a picture over white, (H, W, 3) float32 in [0, 1]: `read_picture(path).rgb`.
+
+    Raises:
+      FileError: as in `read_picture`.
+    """
     return read_picture(path).rgb
 
 
 def read_picture(path: str | Path) -> Picture:
-    """Reads a JPEG, PNG, WebP, TIFF, GIF or BMP file, told by its content and not by its suffix.
+    """Reads a JPEG, PNG, WebP, TIFF, GIF or BMP file; its content decides which, not its suffix.
 
-    The EXIF orientation is applied, an embedded ICC profile (RGB, grey or CMYK) is converted to
-    sRGB, and one that is broken is ignored.  CMYK without a profile is converted by the textbook
-    formula.  Of an animation, or of several pages, the first is read.
+    The EXIF orientation is applied, and an ICC profile (RGB, grey or CMYK) is converted to sRGB
+    unless it is broken.  CMYK without a profile is converted by the formula (1 - C)(1 - K).  Of
+    an animation, or of several pages, the first is read.
 
-    Precision is what Pillow keeps.  Grey PNG and TIFF files of 16 bits are read in full (their
-    ICC profile is not applied), float TIFF files are clipped to [0, 1]; 16-bit colour, and 16-bit
-    grey with an alpha channel, is cut by Pillow to its upper 8 bits.
+    Grey PNG and TIFF files of 16 bits are read in full (their ICC profile is not applied), and
+    float TIFF files are clipped to [0, 1].  Of RGB in 16 bits, and of grey with alpha, Pillow
+    keeps the upper 8 bits.
 
     Raises:
       FileError: there is no such file, or it is empty, damaged, larger than `MAX_PIXELS`, or not
         a picture that can be read.
     """
-    colour, alpha = _decode(path)
-    return Picture(_over_white(colour, alpha), alpha)
+    rgb, alpha = decoding.decode(path)
+    return Picture(_over_white(rgb, alpha), alpha)
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """A region mask, (H, W) float32 in [0, 1]: the luminance of a picture times its alpha.
+    """The mask of a region, (H, W) float32 in [0, 1]: the luminance of a picture times its alpha.
 
-    White is inside, black or transparent outside.
+    White is inside the region, black or transparent outside.
 
     Raises:
       FileError: as in `read_picture`.
     """
-    colour, alpha = _decode(path)
-    mask = np.clip(colour @ _LUMINANCE, 0.0, 1.0)
+    rgb, alpha = decoding.decode(path)
+    mask = np.clip(rgb @ _LUMINANCE, 0.0, 1.0)
     return mask if alpha is None else mask * alpha
 
 
@@ -123,18 +116,21 @@ def read_photo(
     enlarge: bool = True,
     least: int = MIN_PHOTO_SIDE,
 ) -> np.ndarray:
-    """Reads a photo to train on at the size that is needed, (H, W, 3) uint8, sRGB, over white.
+    """Reads a photo for training and resizes it, in 8 bits.
 
-    The same files are understood as by `read_picture`, faster: a JPEG much too large is decoded at
-    a half, a quarter or an eighth of its size, and the rest of the way is an antialiased bicubic
-    filter in 8 bits, before the colours are converted.
+    It reads the same files as `read_picture`, faster: a large JPEG is decoded at a half, a quarter
+    or an eighth of its size, then resized by an antialiased bicubic filter in 8 bits, and only
+    then converted to sRGB.
 
     Args:
-      content: what is in the file.
+      content: the bytes of the file.
       name: what errors call it.
       short_side: of the result, in pixels; the long side follows from the aspect.
-      enlarge: whether a smaller photo is enlarged to it or stays as it is.
-      least: pixels that its sides have to have.
+      enlarge: whether a smaller photo is enlarged or keeps its size.
+      least: pixels that its sides must have.
+
+    Returns:
+      (H, W, 3) uint8, sRGB, over white.
 
     Raises:
       FileError: as in `read_picture`; or a side is shorter than `least`, or the sides differ by
@@ -143,19 +139,19 @@ def read_photo(
     """
     if short_side < 1:
         raise ValueError(f"short_side must be at least 1, got {short_side}")
-    # Pillow's warnings are not silenced here: threads that read at the same time would put the
-    # filters of the process back in the wrong order.
+    # Not by `decoding.open_picture`, which changes the filters of warnings: threads that read at
+    # the same time would restore them in the wrong order.
     file = io.BytesIO(content)
-    with _told_as_file_error(name), Image.open(file, formats=READABLE_FORMATS) as opened:
-        _check_pixels(opened)
+    with decoding.file_errors(name), Image.open(file, formats=decoding.READABLE_FORMATS) as opened:
+        decoding.check_size(opened)
         if min(opened.size) < least:
             raise FileError(f"{name} is too small, {opened.width}x{opened.height}: leave it out")
         if max(opened.size) > MAX_PHOTO_ASPECT * min(opened.size):
             raise FileError(f"{name} is a strip, {opened.width}x{opened.height}: cut it to a photo")
-        # Twice what is needed, so that the quality is the filter's and not that of the decoder.
+        # Twice what is needed, so that the quality is that of the filter below.
         opened.draft(None, (2 * short_side, 2 * short_side))
         opened.load()
-        image = _upright(opened)
+        image = decoding.upright(opened)
         scale = short_side / min(image.size)
         if not enlarge:
             scale = min(scale, 1.0)
@@ -164,15 +160,15 @@ def read_photo(
             image = image.resize((width, height), Image.Resampling.BICUBIC)
             if not image.has_transparency_data:
                 # Without floats, which would take as long as decoding a small JPEG.
-                return np.array(_to_srgb(image))
-        rgb = _over_white(*_colour_and_alpha(image, name))
+                return np.array(decoding.to_srgb(image))
+        rgb = _over_white(*decoding.rgb_and_alpha(image, name))
     if rgb.shape[:2] != (height, width):
         rgb = resize(rgb, (height, width))
     return eight_bits(rgb)
 
 
 def encode_jpeg(photo: np.ndarray, *, quality: int) -> bytes:
-    """The content of a JPEG file of (H, W, 3) uint8, for `read_photo`; `quality` is 1 to 100."""
+    """The bytes of a JPEG file of (H, W, 3) uint8, for `read_photo`; `quality` is 1 to 100."""
     encoded = io.BytesIO()
     Image.fromarray(photo).save(encoded, "JPEG", quality=quality)
     return encoded.getvalue()
@@ -184,7 +180,7 @@ def read_settings(path: str | Path) -> dict[str, Any] | None:
     Raises:
       FileError: as in `read_picture`.
     """
-    with _opened(path) as image:
+    with decoding.open_picture(path) as image:
         text = image.info.get(_SOFTWARE)
         if image.format != "PNG":
             exif = image.getexif()
@@ -236,13 +232,13 @@ def resize(image: np.ndarray, height_width: tuple[int, int]) -> np.ndarray:
 
 
 def fit(image: np.ndarray, long_side: int) -> np.ndarray:
-    """`resize` to the `size_for` a long side: the same aspect."""
+    """`resize` to the same aspect with a longer side of exactly `long_side` pixels."""
     height, width = image.shape[:2]
     return resize(image, size_for((height, width), long_side))
 
 
 def eight_bits(image: np.ndarray) -> np.ndarray:
-    """Floats to the nearest of 256 levels, uint8; what lies outside of [0, 1] is clipped."""
+    """Floats, clipped to [0, 1], to the nearest of 256 levels, uint8."""
     return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
@@ -254,19 +250,16 @@ def write(
     settings: dict[str, Any] | None = None,
     quality: int = 95,
 ) -> None:
-    """Writes a picture of 8 bits in the format that the suffix of `path` names.
-
-    The file appears whole or not at all: an older one is replaced only by a finished one.
-    Folders that are missing are made.
+    """Writes a picture of 8 bits in the format of the suffix of `path`, see `atomic_write`.
 
     Args:
       path: ends in one of `WRITABLE_SUFFIXES`.
-      image: (H, W, 3) or (H, W) floats in [0, 1]; what an optimiser left outside is clipped.
+      image: (H, W, 3) or (H, W) floats in [0, 1]; values a little outside are clipped.
       alpha: (H, W) floats in [0, 1], 1 where opaque, kept in PNG, WebP and TIFF files; for the
         other formats the image is composited over white.
-      settings: how the picture was made, for `read_settings`: a dict for JSON, in which anything
-        that JSON does not know is stored as its `str`.  BMP has no place for it.
-      quality: 1 to 100, of JPEG and WebP; the other formats lose nothing.
+      settings: how the picture was made, for `read_settings`: a dict for JSON; values that JSON
+        does not know are stored as their `str`.  BMP cannot keep it.
+      quality: 1 to 100, of JPEG and WebP; the other formats are lossless.
 
     Raises:
       FileError: the suffix is not known, or the file cannot be written.
@@ -302,15 +295,14 @@ def write(
         raise FileError(
             f"cannot write {path} as {format_name} ({error}): choose the suffix .png"
         ) from error
-    with _file_beside(path) as file:
+    with storage.atomic_write(path) as file:
         file.write_bytes(encoded.getvalue())
-        file.replace(path)
 
 
 def check_writable(path: str | Path) -> None:
-    """Finds out before hours of work whether `write` will be able to write `path`.
+    """Finds out, before hours of work, whether `write` will be able to write `path`.
 
-    Folders that are missing are made; no file is left behind.
+    Missing folders are made; no file is left behind.
 
     Raises:
       FileError: the suffix is not known, the path is a folder, or its folder cannot be made or
@@ -318,128 +310,11 @@ def check_writable(path: str | Path) -> None:
     """
     path = Path(path).expanduser()
     _format_for(path)
-    with _file_beside(path):
-        pass
-
-
-@contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """A picture opened by Pillow; whatever is raised until it is closed becomes a `FileError`."""
-    path = Path(path).expanduser()
-    with _told_as_file_error(path), warnings.catch_warnings():
-        if path.is_dir():
-            raise FileError(f"{path} is a folder: give the path of a picture in it")
-        if not path.exists():
-            raise FileError(f"there is no file {path}: check the path")
-        if path.stat().st_size == 0:
-            raise FileError(f"{path} is empty: copy or download it again")
-        # Pillow warns of odd metadata and of large pictures, neither of which the user needs to
-        # mend.  Its warnings only: filters are shared by all threads of the process.
-        warnings.filterwarnings("ignore", module="PIL")
-        # Not by its path: Pillow 11 to 13 then map some TIFF files, and turn them wrongly.
-        with path.open("rb") as file, Image.open(file, formats=READABLE_FORMATS) as image:
-            _check_pixels(image)
-            yield image
-
-
-@contextlib.contextmanager
-def _told_as_file_error(name: str | Path) -> Iterator[None]:
-    """Within it, whatever Pillow raises becomes a `FileError` about the file of this name."""
-    try:
-        yield
-    except (FileError, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:
-        raise FileError(
-            f"{name} is larger than {MAX_PIXELS / 1e6:g} megapixels: "
-            "make a smaller copy and use that"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise FileError(
-            f"{name} is not a picture that can be read, or is cut short at its start: "
-            f"use a {', '.join(READABLE_FORMATS[:-1])} or {READABLE_FORMATS[-1]} file"
-        ) from error
-    except PermissionError as error:
-        raise FileError(f"{name} may not be read: change its permissions") from error
-    except Exception as error:
-        # Pillow meets damage with OSError, SyntaxError, struct.error, ValueError and others.
-        raise FileError(
-            f"{name} is damaged or incomplete ({error}): copy or download it again"
-        ) from error
-
-
-def _check_pixels(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise Image.DecompressionBombError
-
-
-def _decode(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """The whole of a picture: as `_colour_and_alpha`."""
-    with _opened(path) as opened:
-        opened.load()
-        return _colour_and_alpha(_upright(opened), path)
-
-
-def _colour_and_alpha(image: Image.Image, name: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colours (H, W, 3) as stored under any transparency, and alpha (H, W) if not all opaque."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        grey, alpha = _deep_grey(image, name)
-        colour = np.repeat(grey[..., None], 3, axis=-1)
-    else:
-        alpha = None
-        if image.has_transparency_data:
-            alpha = _unit_range(image.convert("RGBA").getchannel("A"))
-        colour = _unit_range(_to_srgb(image))
-    return colour, None if alpha is None or np.all(alpha == 1.0) else alpha
-
-
-def _unit_range(image: Image.Image) -> np.ndarray:
-    return np.asarray(image).astype(np.float32) / np.float32(255)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:
-        # Broken EXIF comes as SyntaxError, struct.error, TypeError...; the pixels are good.
-        return image
-
-
-def _deep_grey(image: Image.Image, path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Grey (H, W) in [0, 1] of an image of more than 8 bits, and its alpha."""
-    values = np.asarray(image)
-    if image.mode == "F":
-        if np.isnan(values).any():
-            raise FileError(f"{path} holds NaN: save it again with values between 0 and 1")
-        return np.clip(values, 0.0, 1.0), None
-    # "I" is Pillow's signed 32 bits, in which it also keeps some files of 16 bits.
-    if values.min() < 0 or values.max() > 65535:
-        raise FileError(f"{path} holds integers of 32 bits: save it again with 8 or 16 bits")
-    # A PNG may name one value that stands for transparent.
-    transparent = image.info.get("transparency")
-    alpha = None if transparent is None else (values != transparent).astype(np.float32)
-    return values.astype(np.float32) / np.float32(65535), alpha
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """An image of 8 bits in any mode, without its alpha, as RGB in the sRGB colour space."""
-    kind = {"CMYK": "CMYK", "1": "L", "L": "L", "LA": "L"}.get(image.mode, "RGB")
-    if profile_bytes := image.info.get("icc_profile"):
-        # A broken profile, or one for another kind of image, is as good as none.
-        with contextlib.suppress(OSError, TypeError, ValueError, ImageCms.PyCMSError):
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(profile_bytes))
-            space = profile.profile.xcolor_space.strip()
-            profile_kind = {"CMYK": "CMYK", "GRAY": "L", "RGB": "RGB"}.get(space, "")
-            # Grey files often carry an RGB profile, which is meant for R = G = B.
-            if profile_kind == kind or (profile_kind, kind) == ("RGB", "L"):
-                srgb = ImageCms.createProfile("sRGB")
-                transform = ImageCms.buildTransform(profile, srgb, profile_kind, "RGB")
-                return transform.apply(image.convert(profile_kind))
-    return image.convert("RGB")
+    storage.check_writable(path)
 
 
 def _over_white(image: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
-    """Composites (H, W) or (H, W, 3) over white in encoded values, as browsers do."""
+    """Composites (H, W) or (H, W, 3) over white, without linearising, as browsers do."""
     if alpha is None:
         return image
     if image.ndim == 3:
@@ -448,7 +323,7 @@ def _over_white(image: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
 
 
 def _checked(array: np.ndarray, name: str) -> np.ndarray:
-    """`array` as float32 of rank 2 or 3; a `ValueError` if it is not floats in [0, 1] or so."""
+    """`array` as float32; raises `ValueError` unless it is an image, give or take the range."""
     array = np.asarray(array)
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"{name} must be floats in [0, 1], got {array.dtype}: divide by the range")
@@ -482,7 +357,7 @@ def _format_for(path: Path) -> str:
 def _encoder_options(format_name: str, quality: int) -> dict[str, Any]:
     match format_name:
         case "JPEG":
-            # Brush strokes are saturated and thin: halving their colour, the default, shows.
+            # By default colour has half the resolution, which shows in thin saturated strokes.
             return {"quality": quality, "subsampling": "4:4:4"}
         case "WEBP":
             return {"quality": quality}
@@ -507,22 +382,3 @@ def _metadata(format_name: str, settings: dict[str, Any] | None) -> dict[str, An
     exif[_EXIF_SOFTWARE] = software
     exif[_EXIF_IMAGE_DESCRIPTION] = text
     return {"exif": exif}
-
-
-@contextlib.contextmanager
-def _file_beside(path: Path) -> Iterator[Path]:
-    """A new empty file in the folder of `path`, which is made if missing; removed if still there.
-
-    It is made the ordinary way and not by `tempfile`, whose files only their owner may read.
-    """
-    file = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file.touch(exist_ok=False)
-        try:
-            yield file
-        finally:
-            file.unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FileError(f"cannot write {path} ({reason}): choose another place") from error

@@ -1,10 +1,8 @@
-"""What travels with the program: the `weights/` and `examples/` folders, and names in them."""
+"""The folders `weights/` and `examples/` of the package, and names of files in them."""
 
 from pathlib import Path
 
-from perceptual_jax.io.storage import FileError
-
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp")
+from perceptual_jax.io.storage import FileError, pictures_in
 
 
 def folder(name: str) -> Path:
@@ -16,14 +14,13 @@ def folder(name: str) -> Path:
 
 def example_names(kind: str) -> list[str]:
     """Names, without suffix, of the pictures in `examples/<kind>`: `content` or `styles`."""
-    files = (folder("examples") / kind).iterdir()
-    return sorted(file.stem for file in files if file.suffix.lower() in PICTURE_SUFFIXES)
+    return [file.stem for file in _examples(kind)]
 
 
 def picture(path_or_name: str | Path, kind: str) -> Path:
     """The file behind a path, or behind the name of an example (`wave` or `wave.jpg`).
 
-    A file that exists wins over an example of the same name.
+    A file that exists wins over an example of the same name, and an example over a folder.
 
     Raises:
       FileError: there is neither; the message lists the examples.
@@ -32,16 +29,16 @@ def picture(path_or_name: str | Path, kind: str) -> Path:
     if path.is_file():
         return path
     if len(path.parts) == 1:
-        shelf = folder("examples") / kind
-        for candidate in sorted(shelf.iterdir()):
-            if (
-                path.name in (candidate.name, candidate.stem)
-                and candidate.suffix.lower() in PICTURE_SUFFIXES
-            ):
-                return candidate
+        for example in _examples(kind):
+            if path.name in (example.name, example.stem):
+                return example
     if path.exists():
         return path
     raise FileError(
         f"there is no picture {str(path_or_name)!r}: give the path of a file, "
         f"or one of the examples {', '.join(example_names(kind))}"
     )
+
+
+def _examples(kind: str) -> list[Path]:
+    return pictures_in(folder("examples") / kind)

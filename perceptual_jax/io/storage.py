@@ -1,25 +1,121 @@
-"""Places on a disk or in a bucket (`gs://...`): telling them apart, and their errors."""
+"""Files and folders on a disk or in a bucket (`gs://...`): finding, copying and replacing them."""
 
+import collections
 import contextlib
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp")
 
 
 class FileError(OSError):
-    """A file, folder or place that cannot be used as asked: what is wrong with it, and what to do.
+    """A file or folder that cannot be used: one line that names it and says what to do."""
 
-    One line, which names the file and no flag.
+
+def pictures_in(
+    folder: Path, *, exclude: Path | None = None, suffixes: Sequence[str] = PICTURE_SUFFIXES
+) -> list[Path]:
+    """The pictures in a folder and its subfolders, by their suffix, sorted by path.
+
+    Files and folders whose name begins with a dot are passed over, and so is what is neither a
+    regular file nor a folder.  Links are followed, but every folder is read only once.
+
+    Args:
+      folder: in a bucket an `etils.epath.Path`, and so are the results.
+      exclude: a folder or a picture to pass over, such as that of earlier results.
+      suffixes: those of a picture, in lower case.
+
+    Returns:
+      Paths that begin with that of `folder`.
+
+    Raises:
+      FileError: `folder` is no folder, it or one in it cannot be opened, or there is no picture.
     """
+    if not folder.is_dir():
+        raise FileError(f"{folder} is not a folder: check the path")
+    found = []
+    excluded = None if exclude is None else _real(exclude)
+    seen = {excluded}
+    waiting = collections.deque([folder])
+    while waiting:
+        current = waiting.popleft()
+        if _real(current) in seen:
+            continue
+        seen.add(_real(current))
+        with access(str(current)):
+            for path in current.iterdir():
+                if path.name.startswith("."):
+                    continue
+                # In a bucket all files are regular, and it takes a while to ask for each.
+                if path.suffix.lower() in suffixes and (is_remote(path) or path.is_file()):
+                    if excluded is None or _real(path) != excluded:
+                        found.append(path)
+                elif path.is_dir():
+                    # Links come last, so that a folder is found by its own path if possible.
+                    is_link = Path(os.fspath(path)).is_symlink()
+                    waiting.insert(len(waiting) if is_link else 0, path)
+    if not found:
+        raise FileError(f"there is no picture in {folder}: it needs {', '.join(suffixes)} files")
+    return sorted(found)
 
 
-def is_remote(place: str | os.PathLike[str]) -> bool:
-    """Whether a place is in a bucket, of which the system's own functions know nothing."""
-    return "://" in os.fspath(place)
+def _real(path: os.PathLike[str]) -> Path:
+    return Path(os.fspath(path)).resolve()
 
 
-def put(file: Path, place: str) -> None:
-    """Copies a file of this machine to a place in a bucket.
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Gives a new file to write, which replaces `path` at the end of the `with` block.
+
+    So a reader sees the old file or the whole new one, and an error leaves the old one as it was.
+    Missing folders are made.
+
+    Raises:
+      FileError: it cannot be written.
+    """
+    with _temporary_beside(path) as file:
+        yield file
+        file.replace(path)
+
+
+def check_writable(path: Path) -> None:
+    """Finds out, before hours of work, whether `atomic_write` will be able to write `path`.
+
+    Missing folders are made; no file is left behind.
+
+    Raises:
+      FileError: it cannot be written.
+    """
+    with _temporary_beside(path):
+        pass
+
+
+@contextlib.contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    """A new empty file in the folder of `path`, which is removed if it is still there."""
+    # Not by `tempfile`, whose files only their owner may read.
+    file = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(exist_ok=False)
+        try:
+            yield file
+        finally:
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FileError(f"cannot write {path} ({reason}): choose another place") from error
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a path leads to a bucket, of which the system's own functions know nothing."""
+    return "://" in os.fspath(path)
+
+
+def put(file: Path, path: str) -> None:
+    """Copies a local file into a bucket.
 
     Raises:
       FileError: it cannot be written.
@@ -27,37 +123,37 @@ def put(file: Path, place: str) -> None:
     # Only here: it is slow to import, and of use to few.
     from etils import epath
 
-    with access(place):
-        target = epath.Path(place)
+    with access(path):
+        target = epath.Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(file.read_bytes())
 
 
-def get(place: str, file: Path) -> None:
-    """Copies from a bucket to a file of this machine what is there; else does nothing.
+def get(path: str, file: Path) -> None:
+    """Copies a file in a bucket to a local one; does nothing if it is not there.
 
     Raises:
       FileError: it cannot be read.
     """
     from etils import epath
 
-    with access(place):
-        source = epath.Path(place)
+    with access(path):
+        source = epath.Path(path)
         if source.exists():
             file.write_bytes(source.read_bytes())
 
 
 @contextlib.contextmanager
-def access(place: str) -> Iterator[None]:
-    """Within it, whatever storage raises becomes a `FileError` about this place."""
+def access(path: str) -> Iterator[None]:
+    """Turns whatever storage raises into a `FileError` about this path."""
     try:
         yield
     except FileError:
         raise
     except ImportError as error:
-        raise FileError(f"cannot open {place}: {error} (pip install gcsfs for gs://)") from error
+        raise FileError(f"cannot open {path}: {error} (pip install gcsfs for gs://)") from error
     except Exception as error:
         # Each kind of storage has errors of its own.
         raise FileError(
-            f"cannot open {place} ({error}): check the path, and your rights to it"
+            f"cannot open {path} ({error}): check the path, and your rights to it"
         ) from error

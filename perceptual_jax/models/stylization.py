@@ -38,7 +38,7 @@ def stylize(
     """Stylised images; a pure function, to be jitted, mapped and differentiated.
 
     Args:
-      variables: of the network, `{"params": ...}`, as `io.network_files.load` gives them.
+      variables: of the network, `{"params": ...}`, as `perceptual_jax.load_network` gives them.
       images: `(..., H, W, 3)` in [0, 1], of any height and width.
       network: whose variables they are; by default the default network with as many styles,
         channels and residual blocks as the variables have.

@@ -17,7 +17,7 @@ def enlarge(variables: Any, images: Any, *, network: SuperResolutionNetwork) -> 
     """Enlarged images; a pure function, to be jitted, mapped and differentiated.
 
     Args:
-      variables: of the network, as `io.network_files.load` gives them.
+      variables: of the network, as `perceptual_jax.load_network` gives them.
       images: `(..., H, W, 3)` in [0, 1], of any height and width.
       network: the network.
 

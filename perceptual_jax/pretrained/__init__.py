@@ -1,1 +1,1 @@
-"""Weights from files and from elsewhere."""
+"""Pretrained weights: parameters of VGG and trained networks, from files and from the web."""

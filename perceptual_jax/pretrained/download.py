@@ -1,9 +1,9 @@
-"""Files from the web: resumed where a connection was cut, and never seen half finished.
+"""Downloads that resume after a cut connection, in this run or a later one.
 
 `fetch_file` gets a whole file, `fetch_tensors` only some tensors of a safetensors file, by HTTP
 range requests.  Both collect bytes in `NAME.IDENTITY.part` beside the file that they make, and
-rename it when it is complete.  IDENTITY stands for the address, size and ETag of the remote
-file, so that a part is only ever continued with bytes of the same file.
+rename it when it is complete.  IDENTITY is a digest of the address, size and ETag of the remote
+file, so a part is only continued with bytes of the same file.
 """
 
 import contextlib
@@ -20,10 +20,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from perceptual_jax.io.storage import FileError
 from perceptual_jax.pretrained import tensorfile
 
-# Failures in a row, with nothing received in between, after which an address is given up.  The
-# pause doubles after each.
+# Failures in a row, with nothing received in between, before it stops trying.  The pause doubles
+# after each.
 ATTEMPTS = 4
 PAUSE_SECONDS = 1.0
 TIMEOUT_SECONDS = 30.0
@@ -34,8 +35,8 @@ _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 _LARGEST_HEADER = 100_000_000  # The safetensors library's own limit.
 
 
-class DownloadError(Exception):
-    """Why an address could not be fetched, in one line."""
+class DownloadError(FileError):
+    """An address that could not be fetched: one line that names it and says why."""
 
 
 def cache_folder() -> Path:
@@ -60,7 +61,7 @@ def fetch_file(url: str, path: Path, *, sha256_prefix: str = "") -> None:
     remote = _Remote(url)
     remote.read(0, 1)
     if remote.size is None:
-        raise DownloadError(f"{url} does not tell its size")
+        raise DownloadError(f"{url}: the server does not say how large it is")
     part = _collect(remote, [(0, remote.size)], path)
     found = sha256(part)
     if not found.startswith(sha256_prefix):
@@ -108,7 +109,7 @@ def fetch_tensors(url: str, path: Path, wanted: Callable[[str], bool]) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def file_lock(path: Path) -> Iterator[None]:
     """Holds the lock file `path`, so that processes started together fetch a file only once."""
     try:
         import fcntl
@@ -123,7 +124,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 class _Remote:
-    """A file on a server, which has to stay the same while parts of it are fetched."""
+    """A file on a server, which must not change while parts of it are fetched."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -139,7 +140,7 @@ class _Remote:
         return b"".join(self.stream(start, stop))
 
     def stream(self, start: int, stop: int) -> Iterator[bytes]:
-        """The bytes from `start` to `stop`, connecting again wherever the connection is cut."""
+        """The bytes from `start` to `stop`; it connects again when the connection is cut."""
         failures = 0
         while start < stop:
             problem = "the connection was cut"
@@ -151,6 +152,8 @@ class _Remote:
                         yield chunk
                         if start == stop:
                             return
+            except DownloadError:
+                raise
             except urllib.error.HTTPError as error:
                 error.close()
                 problem = f"HTTP {error.code} {error.reason}"
@@ -160,7 +163,7 @@ class _Remote:
                 reason = getattr(error, "reason", error)
                 problem = str(reason) or type(reason).__name__
                 if isinstance(reason, socket.gaierror) and not self.reached:
-                    # No network at all: waiting would only put the answer off.
+                    # There is no network: waiting would not help.
                     raise DownloadError(f"{self.url}: {problem}") from error
             failures += 1
             if failures == ATTEMPTS:
@@ -177,7 +180,7 @@ class _Remote:
             request, timeout=TIMEOUT_SECONDS
         )
         try:
-            self._recognize(response, start)
+            self._check_identity(response, start)
             if response.status != 206:
                 _skip(response, start)
         except BaseException:
@@ -185,13 +188,13 @@ class _Remote:
             raise
         return response
 
-    def _recognize(self, response: http.client.HTTPResponse, start: int) -> None:
-        """Learns the size and ETag from the first response, and compares them in later ones."""
+    def _check_identity(self, response: http.client.HTTPResponse, start: int) -> None:
+        """Keeps the size and ETag of the first response, and compares those of later ones."""
         etag = response.headers.get("ETag", "")
         if response.status == 206:
             span, _, total = response.headers.get("Content-Range", "").partition("/")
             if not span.startswith(f"bytes {start}-"):
-                raise DownloadError(f"{self.url} answers with a range that was not asked for")
+                raise DownloadError(f"{self.url} sent another range than the requested one")
         else:
             total = response.headers.get("Content-Length", "")
         size = int(total) if total.isdecimal() else None
@@ -201,7 +204,7 @@ class _Remote:
 
 
 def _skip(response: http.client.HTTPResponse, count: int) -> None:
-    """Reads past the beginning of a file, from a server that does not do ranges."""
+    """Reads past the beginning of a file, from a server without range requests."""
     while count > 0:
         chunk = response.read(min(_CHUNK, count))
         if not chunk:
@@ -210,7 +213,7 @@ def _skip(response: http.client.HTTPResponse, count: int) -> None:
 
 
 def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted spans, with those that touch made one."""
+    """Sorted spans, where those that touch are joined."""
     merged: list[tuple[int, int]] = []
     for start, stop in sorted(spans):
         if merged and merged[-1][1] == start:
@@ -223,7 +226,7 @@ def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 def _collect(
     remote: _Remote, spans: list[tuple[int, int]], path: Path, prefix: bytes = b""
 ) -> Path:
-    """Appends spans of a remote file to what its part already has; returns the complete part."""
+    """Appends the missing spans of a remote file to its part, and returns that when complete."""
     part = path.with_name(f"{path.name}.{remote.identity}.part")
     for other in path.parent.glob(f"{path.name}.*.part"):
         if other != part:

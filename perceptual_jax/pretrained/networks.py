@@ -1,6 +1,6 @@
-"""Files of trained networks: ours, which are self-contained, and those of PyTorch's example.
+"""Files of trained networks: our self-contained format, and those of PyTorch's example.
 
-A file of ours is a safetensors file: one tensor, `params/conv1/kernel`, for each leaf of the
+Our format is a safetensors file with one tensor, `params/conv1/kernel`, for each leaf of the
 network's variables, and one, `thumbnails/0`, for a small picture of each style.  Its metadata has
 `format`, `version`, `kind` (a key of `KINDS`), `architecture`, `styles` and `settings` as JSON, and
 `sha256`, the digest of all tensors.  Tensors and digest are checked whenever a file is read.
@@ -19,8 +19,12 @@ from flax import traverse_util
 
 from perceptual_jax.io import resources
 from perceptual_jax.io.storage import FileError
-from perceptual_jax.models import networks
-from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork
+from perceptual_jax.models.networks import (
+    StyleNetwork,
+    SuperResolutionNetwork,
+    describe,
+    initial_variables,
+)
 from perceptual_jax.pretrained import tensorfile, torch_pickle, transformer_net
 
 FORMAT = "perceptual_jax.network"
@@ -28,23 +32,23 @@ VERSION = "1"
 
 KINDS: dict[str, type[nn.Module]] = {"style": StyleNetwork, "superres": SuperResolutionNetwork}
 
-# Enough to recognise a painting by, in 49 kB at most, where a network of one style has 3.4 MB.
+# Enough to recognise a painting; 49 kB at most, beside the 3.4 MB of a network of one style.
 LARGEST_THUMBNAIL = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainedNetwork:
-    """A network with everything that is needed to use it, and to tell what it is.
+    """A network, its variables, and what they were trained for.
 
     Attributes:
       network: one of the modules in `KINDS`.
-      variables: what `network.apply` takes first: `{"params": ..., "batch_stats": ...}`, nested
-        dicts of float32 NumPy arrays; without the second if the network has none.
+      variables: the first argument of `network.apply`: `{"params": ..., "batch_stats": ...}`,
+        nested dicts of float32 NumPy arrays; without the second if the network has none.
       styles: a name for each row of conditional instance normalisation; empty for other kinds.
-      thumbnails: for each style a picture, `(h, w, 3)` uint8, sides of `LARGEST_THUMBNAIL` at
-        most; or none at all.
-      settings: how it was trained, as JSON can say it: by the flags of the last run, in `steps`
-        updates, before which there were `steps_before`.
+      thumbnails: for each style a picture, `(h, w, 3)` uint8, whose sides are at most
+        `LARGEST_THUMBNAIL`; or none at all.
+      settings: those of the last training run, values of JSON; among them `steps`, its updates,
+        and `steps_before`, those of earlier runs.
     """
 
     network: Any
@@ -55,7 +59,7 @@ class TrainedNetwork:
 
     @property
     def steps(self) -> int:
-        """Updates in all of the runs that made it, as far as is known."""
+        """Updates in all training runs that the settings know of."""
         return sum(int(self.settings.get(name, 0)) for name in ("steps_before", "steps"))
 
 
@@ -65,19 +69,20 @@ def save(
     *,
     dtype: str = "float16",
 ) -> None:
-    """Writes a file of ours, as a whole or not at all; the same network gives the same bytes.
+    """Writes a file in our format; the same network gives the same bytes.
 
     Args:
-      path: the file; one that is there is replaced.
-      trained: its variables may be JAX arrays too.
+      path: the file, see `storage.atomic_write`.
+      trained: the network; its variables may be JAX arrays.
       dtype: of the variables in the file: `"float32"`, or `"float16"`, half as large, which moved
         the pixels of a network with random weights by 1.4e-4 of the range on average, and by
         1.2e-3 at most.
 
     Raises:
+      FileError: the file cannot be written.
       ValueError: the parts do not fit together, a value is not finite or too large for float16, or
-        the settings cannot be told in JSON.
-      TypeError: the same, of settings.
+        the settings are no JSON.
+      TypeError: the settings are no JSON.
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"dtype must be 'float16' or 'float32', got {dtype!r}")
@@ -89,7 +94,7 @@ def save(
     thumbnails = [np.asarray(thumbnail) for thumbnail in trained.thumbnails]
     if problems := _problems(trained.network, leaves, trained.styles, thumbnails):
         raise ValueError(f"not a network that can be saved: {'; '.join(problems)}")
-    with np.errstate(over="ignore"):  # Told below, with the tensor's name.
+    with np.errstate(over="ignore"):  # The check below names the tensor.
         tensors = {name: leaf.astype(dtype) for name, leaf in leaves.items()}
     too_large = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
     if too_large:
@@ -99,7 +104,7 @@ def save(
         "format": FORMAT,
         "version": VERSION,
         "kind": kind,
-        "architecture": _json(networks.describe(trained.network)),
+        "architecture": _json(describe(trained.network)),
         "styles": _json(trained.styles),
         "settings": _json(trained.settings),
     }
@@ -107,23 +112,22 @@ def save(
 
 
 def load_network(name_or_path: str | Path) -> TrainedNetwork:
-    """The network in a file, or behind the name of one that is shipped.
+    """The network in a file, or behind the name of one that comes with the package.
 
     Args:
-      name_or_path: a file of ours, or of `torch.save` with the state dict of a `TransformerNet`
-        from PyTorch's example `fast_neural_style`; or a name that `shipped` gives.  A file that
-        exists wins over a name.
+      name_or_path: a file in our format, or of `torch.save` with the state dict of a
+        `TransformerNet` from PyTorch's example `fast_neural_style`; or a name that `shipped` gives.
+        A file that exists wins over a name.
 
     Raises:
       FileError: there is no such file or name, or the file is damaged, too new, or holds something
-        else; the message lists all that is missing, surplus or misshapen.
+        else; the message lists all tensors that are missing, surplus or misshapen.
     """
     path = _find(name_or_path)
     if not tensorfile.is_safetensors(path):
-        return _of_pytorch(path)
+        return _read_transformer_net(path)
     tensors, metadata = tensorfile.read(path)
-    _check_head(path, metadata)
-    tensorfile.check(path, tensors, metadata)
+    _check(path, tensors, metadata)
     try:
         network = _network(metadata["kind"], json.loads(metadata["architecture"]))
         styles = tuple(json.loads(metadata["styles"]))
@@ -132,7 +136,7 @@ def load_network(name_or_path: str | Path) -> TrainedNetwork:
         thumbnails = tuple(tensors.pop(name) for name in names if name in tensors)
         problems = _problems(network, tensors, styles, thumbnails)
     except Exception as error:
-        # What fails in Flax or jax for a size that cannot be, may raise almost anything.
+        # An impossible size makes Flax or jax raise almost anything.
         reason = str(error) or type(error).__name__
         raise FileError(f"{path} does not describe a network: {reason}") from error
     if problems:
@@ -148,25 +152,22 @@ def load_network(name_or_path: str | Path) -> TrainedNetwork:
 
 
 def load_superres(name_or_path: str, factor: int) -> TrainedNetwork:
-    """The network for super-resolution by a factor: a shipped one, `feature` or `pixel`, or a file.
+    """A network for super-resolution by a factor: `feature` or `pixel`, or the path of a file.
 
     Raises:
-      FileError: there is none, or it is for something else.
+      FileError: there is no such network, or it does something else.
     """
-    name, shelf = f"superres-x{factor}-{name_or_path}", _shelf()
-    if not {name, name_or_path} & shelf.keys() and not Path(name_or_path).expanduser().is_file():
+    name, names = f"superres-x{factor}-{name_or_path}", _shipped_files().keys()
+    if not {name, name_or_path} & names and not Path(name_or_path).expanduser().is_file():
         raise FileError(
-            f"there is no network {name_or_path!r}: give feature, pixel, or the path of a file of "
-            "--mode=train_superres"
+            f"there is no network {name_or_path!r}: give feature, pixel, or the path of a file"
         )
-    trained = load_network(name if name in shelf else name_or_path)
+    trained = load_network(name if name in names else name_or_path)
     network = trained.network
     if not isinstance(network, SuperResolutionNetwork):
-        raise FileError(f"--network={name_or_path} is not a network for super-resolution")
+        raise FileError(f"{name_or_path} is not a network for super-resolution")
     if network.factor != factor:
-        raise FileError(
-            f"--network={name_or_path} enlarges by {network.factor}: give --factor={network.factor}"
-        )
+        raise FileError(f"{name_or_path} enlarges by {network.factor}, not by {factor}")
     return trained
 
 
@@ -181,10 +182,10 @@ def shipped(kind: str = "style") -> list[str]:
         _, metadata = tensorfile.read(path, lambda name: False)
         return metadata.get("kind")
 
-    return [name for name, path in _shelf().items() if kind_of(path) == kind]
+    return [name for name, path in _shipped_files().items() if kind_of(path) == kind]
 
 
-def _shelf() -> dict[str, Path]:
+def _shipped_files() -> dict[str, Path]:
     folder = resources.folder("weights") / "networks"
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
@@ -193,33 +194,32 @@ def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return path
-    shelf = _shelf()
-    if str(name_or_path) in shelf:
-        return shelf[str(name_or_path)]
-    names = f", or one of the names {', '.join(shelf)}" if shelf else ""
+    shipped_files = _shipped_files()
+    if str(name_or_path) in shipped_files:
+        return shipped_files[str(name_or_path)]
+    names = f", or one of the names {', '.join(shipped_files)}" if shipped_files else ""
     raise FileError(
         f"there is no network {str(name_or_path)!r}: give the path of a .safetensors or .pth "
         f"file{names}"
     )
 
 
-def _of_pytorch(path: Path) -> TrainedNetwork:
-    saved = torch_pickle.read(path, lambda name: transformer_net.is_used(torch_pickle.bare(name)))
+def _read_transformer_net(path: Path) -> TrainedNetwork:
+    state_dict = torch_pickle.read_state_dict(path, transformer_net.is_used)
     try:
-        network, variables = transformer_net.from_transformer_net(torch_pickle.unwrapped(saved))
-    except FileError as error:
+        network, variables = transformer_net.from_transformer_net(state_dict)
+    except ValueError as error:
         raise FileError(f"{path}: {error}") from error
     return TrainedNetwork(
         network=network, variables=variables, styles=(path.stem,), settings={"source": path.name}
     )
 
 
-def _check_head(path: Path, metadata: Mapping[str, str]) -> None:
-    """Raises unless it is a file of ours that this version of the program can read."""
+def _check(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Raises `FileError` unless this version of the program can read the file."""
     if (format := metadata.get("format")) != FORMAT:
         raise FileError(f"{path} does not hold a trained network: its format is {format!r}")
-    if (version := metadata.get("version")) != VERSION:
-        raise FileError(f"{path} has version {version} of its format; this program reads {VERSION}")
+    tensorfile.check(path, tensors, metadata, version=VERSION)
     if (kind := metadata.get("kind")) not in KINDS:
         raise FileError(
             f"{path} holds a network of the kind {kind!r}; this program knows {', '.join(KINDS)}"
@@ -227,8 +227,8 @@ def _check_head(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def _network(kind: str, architecture: Mapping[str, Any]) -> nn.Module:
-    """The module of these fields; one that is not among them, being newer, has its default."""
-    known = networks.describe(KINDS[kind]())
+    """The module with these fields; fields that are missing in old files have their default."""
+    known = describe(KINDS[kind]())
     for name, value in architecture.items():
         if name not in known:
             raise ValueError(f"{name!r} is unknown; a newer version of this program reads it")
@@ -252,8 +252,8 @@ def _problems(
     styles: Sequence[str],
     thumbnails: Sequence[np.ndarray],
 ) -> list[str]:
-    """What does not fit together; empty if all does."""
-    problems = torch_pickle.differences(leaves, _leaf_shapes(network))
+    """Why these parts are not a network; empty if they are."""
+    problems = tensorfile.mismatches(leaves, _leaf_shapes(network))
     rows = network.styles if isinstance(network, StyleNetwork) else 0
     if len(styles) != rows:
         problems.append(f"{len(styles)} names for {rows} styles")
@@ -270,14 +270,13 @@ def _problems(
     return problems
 
 
-def _leaf_shapes(network: Any) -> torch_pickle.Shapes:
+def _leaf_shapes(network: Any) -> tensorfile.Shapes:
     """Name (`params/conv1/kernel`) and shape of each leaf of a network's variables."""
-
-    shapes = jax.eval_shape(lambda: networks.initial_variables(network, seed=0))
+    shapes = jax.eval_shape(lambda: initial_variables(network, seed=0))
     leaves = traverse_util.flatten_dict(shapes, sep="/")
     return {name: leaf.shape for name, leaf in leaves.items()}
 
 
 def _json(value: Any) -> str:
-    # Sorted, for the same bytes every time; NaN is no JSON, though Python would write it.
+    # Sorted, so that the bytes are always the same; NaN is no JSON, though Python would write it.
     return json.dumps(value, sort_keys=True, allow_nan=False)

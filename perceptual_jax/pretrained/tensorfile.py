@@ -1,7 +1,7 @@
-"""Safetensors files: written so that the same tensors give the same bytes, and with a digest.
+"""Named tensors: safetensors files with a digest, and comparing tensors with expected shapes.
 
-The safetensors library reads them.  It does not write them here because it orders metadata by
-the hash seed of the process, so two runs would give two files.
+The safetensors library reads the files.  They are written here because it orders metadata by the
+hash seed of the process, while the same tensors should always give the same bytes.
 """
 
 import hashlib
@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from perceptual_jax.io import storage
 from perceptual_jax.io.storage import FileError
+
+Shapes = dict[str, tuple[int, ...]]
 
 _DTYPES = {"float16": "F16", "float32": "F32", "uint8": "U8"}
 
@@ -51,29 +54,25 @@ def header(
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes tensors and text; a reader sees the old file or the whole new one, never a part.
+    """Writes tensors and text, see `storage.atomic_write`.
 
     The metadata gains `sha256`, the `digest` of the tensors.
 
     Raises:
+      FileError: the file cannot be written.
       KeyError: a tensor is neither float16, float32 nor uint8.
     """
     # Wide tensors first keeps every tensor aligned to its own item size.
     ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
     plain = {name: _plain(tensor) for name, tensor in ordered.items()}
     entries = {name: (_DTYPES[t.dtype.name], t.shape, t.nbytes) for name, t in plain.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(header(entries, {**metadata, "sha256": digest(plain)}))
-            for tensor in plain.values():
-                file.write(tensor.data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    first_bytes = header(entries, {**metadata, "sha256": digest(plain)})
+    with storage.atomic_write(path) as unfinished, unfinished.open("wb") as file:
+        file.write(first_bytes)
+        for tensor in plain.values():
+            file.write(tensor.data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def is_safetensors(path: Path) -> bool:
@@ -105,17 +104,37 @@ def read(
         raise FileError(f"{path} cannot be read as a safetensors file: {error}") from error
 
 
-def check(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Compares tensors that were read from `path` with the digest in its metadata.
+def check(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], *, version: str
+) -> None:
+    """Checks the version of a file in one of our formats, and the digest of its tensors.
 
     Raises:
-      FileError: they differ: the file was damaged or edited.
+      FileError: the file is newer than the program, or was damaged or edited.
     """
+    if (found := metadata.get("version")) != version:
+        raise FileError(f"{path} has version {found} of its format; this program reads {version}")
     if digest(tensors) != metadata.get("sha256"):
         raise FileError(
             f"{path} is damaged: the SHA-256 of its tensors is not the one in its header; "
             "put an intact copy in its place"
         )
+
+
+def mismatches(tensors: Mapping[str, np.ndarray], shapes: Shapes) -> list[str]:
+    """Why `tensors` are not finite floats of exactly these names and shapes; empty if they are."""
+    problems = [f"{name} is missing" for name in shapes if name not in tensors]
+    problems += [f"{name} is surplus" for name in tensors if name not in shapes]
+    for name, shape in shapes.items():
+        if (tensor := tensors.get(name)) is None:
+            continue
+        if tensor.shape != shape:
+            problems.append(f"{name} has shape {tensor.shape} instead of {shape}")
+        elif tensor.dtype.kind in "iubc":
+            problems.append(f"{name} has dtype {tensor.dtype}")
+        elif not np.isfinite(tensor).all():
+            problems.append(f"{name} is not finite")
+    return problems
 
 
 def _plain(tensor: np.ndarray) -> np.ndarray:

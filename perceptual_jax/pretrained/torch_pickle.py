@@ -1,15 +1,15 @@
-"""Reads what `torch.save` wrote, without PyTorch and without running anything that is in it.
+"""Files of `torch.save`, read without PyTorch and without running any code that is in them.
 
-Such a file is a pickle, a program for building objects, beside raw storages of numbers.  The
-unpickler here knows how to build dicts and tensors and refuses every other name, so that a
-file from a stranger can at worst be refused.  Both layouts are read:
+Such a file is a pickle, which is a program that builds objects, and raw storages of numbers.  The
+unpickler here builds dicts and tensors and refuses every other name, so an unknown file can do no
+harm.  It reads both layouts:
 
 - zip (since PyTorch 1.6): `NAME/data.pkl`, and each storage as an uncompressed `NAME/data/KEY`;
 - legacy (torchvision's VGG files): five pickles (a magic number, the protocol, the machine,
   the object, the keys of its storages), then each storage as an int64 count and its items.
 
-Tensors are only described while the pickle is read, and numbers are only fetched for those
-that are wanted: the classifier, nine tenths of a VGG file, costs no memory.
+The pickle only describes tensors.  Numbers are read for those that are wanted, so the classifier,
+nine tenths of a VGG file, takes no memory.
 """
 
 import os
@@ -23,8 +23,6 @@ import ml_dtypes
 import numpy as np
 
 from perceptual_jax.io.storage import FileError
-
-Shapes = dict[str, tuple[int, ...]]
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -45,8 +43,32 @@ _STORAGE_DTYPES: dict[str, np.dtype] = {
     "BoolStorage": np.dtype("?"),
 }
 
-# Checkpoints keep these beside their tensors.
+# Checkpoints have these beside their tensors.
 _DTYPE_NAMES = sorted(dtype.name for dtype in _STORAGE_DTYPES.values())
+
+
+# What training programs wrap a state dict in, and what wrappers of a network put before its names.
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "model.")
+
+
+def read_state_dict(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    """The wanted tensors of the state dict in a file of `torch.save`, see `unwrap` and `read`."""
+    return unwrap(read(path, lambda name: wanted(_strip_prefixes(name))))
+
+
+def unwrap(saved: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The state dict in a checkpoint, with the names that tensors have in the network itself."""
+    for wrapper in _WRAPPERS:
+        if isinstance(saved.get(wrapper), dict):
+            saved = saved[wrapper]
+    return {_strip_prefixes(str(k)): v for k, v in saved.items() if isinstance(v, np.ndarray)}
+
+
+def _strip_prefixes(name: str) -> str:
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
 
 
 def read(path: str | Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
@@ -83,7 +105,7 @@ def read(path: str | Path, wanted: Callable[[str], bool] = lambda name: True) ->
 
 
 class _RefusedError(Exception):
-    """The file is what it is, and we do not read such files; says why."""
+    """The file is intact, but of a kind that is not read; says why."""
 
 
 class _Storage(NamedTuple):
@@ -96,7 +118,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """A tensor as the pickle describes it; nothing of it is trusted until `_array`."""
+    """A tensor as the pickle describes it; `_array` checks it."""
 
     storage: _Storage
     offset: int
@@ -110,15 +132,15 @@ class _OrderedDict(dict):
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:
-        """Drops `_metadata`, the version numbers that PyTorch hangs on a state dict."""
+        """Drops `_metadata`, the version numbers that PyTorch attaches to a state dict."""
 
 
 class _StorageType(NamedTuple):
     dtype: np.dtype
 
 
-# What a pickle may call is an instance without attributes rather than a function: a pickle can
-# also set attributes, and on a function (its defaults) that would outlast the reading.
+# A pickle can set attributes of whatever it names.  On a function (its defaults) that would last
+# after the file is read, so what it may call is an instance that has no attributes.
 class _RebuildTensor:
     __slots__ = ()
 
@@ -137,7 +159,7 @@ class _DropArguments:
     __slots__ = ()
 
     def __call__(self, *_: Any) -> None:
-        """For what is allowed and of no use here."""
+        """For names that are allowed but have no use here."""
 
 
 _GLOBALS: dict[tuple[str, str], Any] = {
@@ -156,7 +178,7 @@ class _Unpickler(pickle.Unpickler):
     """Builds dicts, lists, numbers, text and described tensors, and nothing else."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        # Files that were pickled by Python 2 hold their text as bytes.
+        # Python 2 pickled text as bytes.
         super().__init__(file, encoding="utf-8")
         self.item_sizes: dict[str, int] = {}
 
@@ -183,7 +205,7 @@ class _Unpickler(pickle.Unpickler):
 def _read_zip(file: IO[bytes], wanted: Callable[[str], bool]) -> dict[str, Any]:
     with zipfile.ZipFile(file) as archive:
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            # torch.save never compresses, and without that nothing is larger than the file.
+            # torch.save never compresses.  Uncompressed, nothing can be larger than the file.
             raise ValueError("the archive is compressed")
         names = archive.namelist()
         pickles = [name for name in names if name.endswith("/data.pkl")]
@@ -231,7 +253,7 @@ def _filled(
     if not isinstance(described, dict):
         raise _RefusedError(f"it holds a {type(described).__name__.strip('_')}, not a dict")
     storages: dict[str, bytes] = {}
-    # By identity: a pickle can hold a dict many times over, or inside of itself.
+    # By identity: a pickle can hold a dict several times, and even inside itself.
     finished: dict[int, dict[str, Any]] = {}
 
     def fill(node: dict[str, Any]) -> dict[str, Any]:
@@ -252,7 +274,7 @@ def _filled(
 
 
 def _array(tensor: _Tensor, storage: bytes) -> np.ndarray:
-    """A read-only view of a storage, after checking that all of it lies inside."""
+    """A read-only view of a storage, after a check that the view lies inside it."""
     _, dtype, start, size = tensor.storage
     numbers = (start, size, tensor.offset, *tensor.shape, *tensor.strides)
     if not all(type(number) is int and number >= 0 for number in numbers):
@@ -271,40 +293,3 @@ def _array(tensor: _Tensor, storage: bytes) -> np.ndarray:
         offset=(start + tensor.offset) * dtype.itemsize,
         strides=[stride * dtype.itemsize for stride in tensor.strides],
     )
-
-
-# What training programs wrap a state dict in, and put before its names.
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "model.")
-
-
-def unwrapped(saved: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The state dict inside of a checkpoint, without what is no tensor, its names `bare`."""
-    for wrapper in _WRAPPERS:
-        if isinstance(saved.get(wrapper), dict):
-            saved = saved[wrapper]
-    return {bare(str(k)): v for k, v in saved.items() if isinstance(v, np.ndarray)}
-
-
-def bare(name: str) -> str:
-    """A tensor's name in the network itself, without what wrapped the network in training."""
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
-
-
-def differences(tensors: Mapping[str, np.ndarray], shapes: Shapes) -> list[str]:
-    """What keeps `tensors` from being finite numbers of exactly these names and shapes."""
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    problems = [f"{name} is missing" for name in shapes if name not in found]
-    problems += [f"{name} is surplus" for name in found if name not in shapes]
-    for name, shape in shapes.items():
-        if name not in found:
-            continue
-        if found[name] != shape:
-            problems.append(f"{name} has shape {found[name]} instead of {shape}")
-        elif tensors[name].dtype.kind in "iubc":
-            problems.append(f"{name} has dtype {tensors[name].dtype}")
-        elif not np.isfinite(tensors[name]).all():
-            problems.append(f"{name} is not finite")
-    return problems

@@ -1,4 +1,4 @@
-"""torchvision's VGG networks: the layout of their state dicts, and where they are fetched from."""
+"""torchvision's VGG networks: the layout of their state dicts, and fetching their weights."""
 
 import hashlib
 import logging
@@ -11,15 +11,15 @@ import numpy as np
 
 from perceptual_jax.io.storage import FileError
 from perceptual_jax.pretrained import download, tensorfile, torch_pickle
-from perceptual_jax.pretrained.torch_pickle import Shapes, differences
+from perceptual_jax.pretrained.tensorfile import Shapes
 
 _log = logging.getLogger(__name__)
 
 Params = dict[str, dict[str, np.ndarray]]
 
-# For RGB in [0, 1].  "torchvision" is what its own training used.  "oxford" is what torchvision
-# states for its copy of the Oxford features; it rounds the authors' mean, (123.68, 116.779,
-# 103.939) / 255, which the embedded file has, to whole grey levels.
+# For RGB in [0, 1].  "torchvision" is that of its own training.  "oxford" is what torchvision
+# states for its copy of the Oxford features: the authors' mean, (123.68, 116.779, 103.939) / 255,
+# which the embedded file has, rounded to whole grey levels.
 NORMALIZATIONS = {
     "torchvision": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "oxford": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
@@ -29,7 +29,7 @@ NORMALIZATIONS = {
 _CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _CHANNELS = (64, 128, 256, 512, 512)
 
-# The fully connected layers, as torchvision and timm call them.
+# The fully connected layers, by the names of torchvision and timm.
 _UNUSED = ("classifier.", "avgpool.", "pre_logits.", "head.")
 _CLASSIFIER_BIAS = "classifier.0.bias"
 
@@ -61,12 +61,12 @@ def torch_shapes(depth: int) -> Shapes:
 
 
 def is_used(name: str) -> bool:
-    """Whether a state dict's tensor is worth reading: features, unknowns, the NaN classifier."""
+    """Whether a tensor of a state dict has to be read: not the classifier, but for `is_oxford`."""
     return not name.startswith(_UNUSED) or name == _CLASSIFIER_BIAS
 
 
 def tree_problems(tensors: Mapping[str, np.ndarray]) -> list[str]:
-    """What keeps flat `tensors` from being the parameters of a VGG; empty if nothing does."""
+    """Why flat `tensors` are not the parameters of a VGG; empty if they are."""
     return _problems(tensors, [tree_shapes(depth) for depth in _CONVOLUTIONS])
 
 
@@ -80,7 +80,7 @@ def from_torchvision(
     Args:
       state_dict: arrays `features.N.weight` (OIHW) and `features.N.bias`.  The classifier may be
         there too, under torchvision's or timm's names, and is ignored.
-      normalization: what the network was trained with: `"torchvision"`, or `"oxford"` for
+      normalization: that with which the network was trained: `"torchvision"`, or `"oxford"` for
         torchvision's `VGG16_Weights.IMAGENET1K_FEATURES`.
 
     Returns:
@@ -88,8 +88,8 @@ def from_torchvision(
       "bias": (64,)}, ...}`, float32, kernels HWIO.
 
     Raises:
-      FileError: tensors are missing, surplus, misshapen or not finite; the message lists all.
-      ValueError: an unknown normalisation.
+      ValueError: tensors are missing, surplus, misshapen or not finite, and the message lists all
+        of them; or the normalisation is unknown.
     """
     if normalization not in NORMALIZATIONS:
         known = ", ".join(NORMALIZATIONS)
@@ -97,7 +97,7 @@ def from_torchvision(
     arrays = {k: np.asarray(v) for k, v in state_dict.items() if not k.startswith(_UNUSED)}
     problems = _problems(arrays, [torch_shapes(depth) for depth in _CONVOLUTIONS])
     if problems:
-        raise FileError(
+        raise ValueError(
             "not a state dict of torchvision's VGG-16 or VGG-19 (without batch normalisation): "
             + "; ".join(problems)
         )
@@ -116,10 +116,10 @@ def from_torchvision(
 
 
 def is_oxford(state_dict: Mapping[str, np.ndarray]) -> bool:
-    """Whether a torchvision-layout state dict is the Oxford network, which has its own mean.
+    """Whether a state dict in torchvision's layout is the Oxford network, which has its own mean.
 
-    Told by the first kernel, or by the classifier: torchvision's `IMAGENET1K_FEATURES` file
-    fills it with NaNs, and no other does.
+    Its first kernel tells, or its classifier, which torchvision's `IMAGENET1K_FEATURES` file alone
+    fills with NaNs.
     """
     classifier = state_dict.get(_CLASSIFIER_BIAS)
     if classifier is not None and classifier.shape == (4096,) and np.isnan(classifier).all():
@@ -132,7 +132,7 @@ def is_oxford(state_dict: Mapping[str, np.ndarray]) -> bool:
 
 
 def _torch_indices(depth: int) -> dict[str, int]:
-    """Each convolution's place among the modules of torchvision's `features`."""
+    """The index of each convolution among the modules of torchvision's `features`."""
     indices, place = {}, 0
     for block, count in enumerate(_CONVOLUTIONS[depth], 1):
         for index in range(1, count + 1):
@@ -143,32 +143,29 @@ def _torch_indices(depth: int) -> dict[str, int]:
 
 
 def _problems(tensors: Mapping[str, np.ndarray], candidates: list[Shapes]) -> list[str]:
-    """The differences from the candidate that is nearest."""
-    return min((differences(tensors, shapes) for shapes in candidates), key=len)
+    """The mismatches with the nearest of several candidates."""
+    return min((tensorfile.mismatches(tensors, shapes) for shapes in candidates), key=len)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a network lies: in our `weights/` folder, or at two addresses, tried in order.
+    """The addresses of a network, tried in order.
 
     Attributes:
-      embedded: the file's name in `weights/`.
       safetensors_url: of which only the features are fetched.
-      torch_url: a whole `.pth` file; as torchvision names its files, the digits after the dash
-        begin the file's SHA-256.
-      first_values: how tensors of `safetensors_url` must begin.  No digest of it is published
-        that would hold for a part of the file, so these, the shapes, the dtypes and finite values
-        are what can be checked.
+      torch_url: a whole `.pth` file.  The digits after the dash begin its SHA-256, as torchvision
+        names its files.
+      first_values: the first values of some tensors of `safetensors_url`.  There is no published
+        digest for a part of that file, so only these, the shapes and dtypes, and that all values
+        are finite, can be checked.
     """
 
-    embedded: str = ""
-    safetensors_url: str = ""
-    torch_url: str = ""
+    safetensors_url: str
+    torch_url: str
     first_values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
-NAMES: dict[str, Source] = {
-    "vgg16": Source(embedded="vgg16.safetensors"),
+SOURCES: dict[str, Source] = {
     "vgg16-torchvision": Source(
         safetensors_url="https://huggingface.co/timm/vgg16.tv_in1k/resolve/main/model.safetensors",
         torch_url="https://download.pytorch.org/models/vgg16-397923af.pth",
@@ -184,12 +181,12 @@ NAMES: dict[str, Source] = {
 }
 
 
-def obtain(source: Source, folder: Path) -> tuple[Params, str]:
-    """Fetches a network, or takes the `.pth` file that someone has put into `folder`.
+def fetch(source: Source, folder: Path) -> tuple[Params, str]:
+    """Fetches a network, or takes its `.pth` file if someone has put it into `folder`.
 
     Args:
-      source: has both addresses.
-      folder: for what is being fetched; only parts of unfinished downloads stay there.
+      source: the addresses.
+      folder: for the download; only parts of unfinished downloads stay there.
 
     Returns:
       The parameters, and the address that they come from.
@@ -204,7 +201,7 @@ def obtain(source: Source, folder: Path) -> tuple[Params, str]:
     if by_hand.exists():
         if not download.sha256(by_hand).startswith(digits):
             raise FileError(f"{by_hand} is damaged: its SHA-256 does not start with {digits}")
-        return from_torchvision(torch_pickle.read(by_hand, _is_feature)), source.torch_url
+        return _from_pth(by_hand), source.torch_url
 
     problems = []
     for url in (source.safetensors_url, source.torch_url):
@@ -214,11 +211,10 @@ def obtain(source: Source, folder: Path) -> tuple[Params, str]:
                 download.fetch_tensors(url, fetched, _is_feature)
                 state_dict, _ = tensorfile.read(fetched)
                 _check_first_values(state_dict, source)
-            else:
-                download.fetch_file(url, fetched, sha256_prefix=digits)
-                state_dict = torch_pickle.read(fetched, _is_feature)
-            return from_torchvision(state_dict), url
-        except (download.DownloadError, FileError) as error:
+                return from_torchvision(state_dict), url
+            download.fetch_file(url, fetched, sha256_prefix=digits)
+            return _from_pth(fetched), url
+        except (FileError, ValueError) as error:
             problems.append(str(error))
             if url != source.torch_url:
                 _log.warning("%s; trying %s, which is larger", error, source.torch_url)
@@ -226,8 +222,12 @@ def obtain(source: Source, folder: Path) -> tuple[Params, str]:
             fetched.unlink(missing_ok=True)
     raise FileError(
         f"the weights could not be fetched ({'; '.join(problems)}). Fetch {source.torch_url} on a "
-        f"machine that can, and put it into {folder}, or give its path instead (--vgg=PATH)"
+        f"machine that can, and put it into {folder}, or give its path instead of the name"
     )
+
+
+def _from_pth(path: Path) -> Params:
+    return from_torchvision(torch_pickle.read_state_dict(path, _is_feature))
 
 
 def _is_feature(name: str) -> bool:

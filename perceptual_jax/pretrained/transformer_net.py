@@ -1,8 +1,8 @@
-"""Style networks of PyTorch's example `fast_neural_style`, as networks of ours.
+"""Style networks of PyTorch's example `fast_neural_style`, converted to `StyleNetwork`.
 
-Its `TransformerNet` is our style network with other names, its axes in another order, and pixels
-in 0..255 on both sides.  The change of scale is folded into the first and the last convolution, so
-that what is loaded computes the same pictures with nothing beside it.
+Its `TransformerNet` is our network with other names, its axes in another order, and pixels
+in 0..255 on both sides.  The change of scale becomes part of the first and the last convolution,
+so a loaded network is used as any other and computes the same pictures.
 """
 
 import re
@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import traverse_util
 
-from perceptual_jax.io.storage import FileError
 from perceptual_jax.models.networks import StyleNetwork
-from perceptual_jax.pretrained import torch_pickle
+from perceptual_jax.pretrained import tensorfile
 
-# Before PyTorch 0.4 instance normalisation counted, and never used, its running statistics.
+# Before PyTorch 0.4 instance normalisation collected running statistics, but never used them.
 _UNUSED = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
@@ -33,14 +32,14 @@ class _Layer(NamedTuple):
 
 
 def is_used(name: str) -> bool:
-    """Whether a state dict's tensor is worth reading."""
+    """Whether a tensor of a state dict has to be read."""
     return not name.endswith(_UNUSED)
 
 
 def from_transformer_net(
     state_dict: Mapping[str, Any],
 ) -> tuple[StyleNetwork, dict[str, Any]]:
-    """A network of ours from a state dict of `TransformerNet`, for the same pixels.
+    """Converts a state dict of `TransformerNet` to a network that gives the same pictures.
 
     Args:
       state_dict: `conv1.conv2d.weight` (OIHW), `in1.weight` and so on, of any width and number of
@@ -50,13 +49,13 @@ def from_transformer_net(
       The network, of one style, and its variables, `{"params": ...}`, float32, kernels HWIO.
 
     Raises:
-      FileError: tensors are missing, surplus, misshapen or not finite; the message lists all.
+      ValueError: tensors are missing, surplus, misshapen or not finite; the message lists all.
     """
     arrays = {name: np.asarray(v) for name, v in state_dict.items() if is_used(name)}
     network = StyleNetwork(width=_width(arrays), residual_blocks=_residual_blocks(arrays))
     layers = list(_layers(network.width, network.residual_blocks))
-    if problems := torch_pickle.differences(arrays, _shapes(layers)):
-        raise FileError(
+    if problems := tensorfile.mismatches(arrays, _shapes(layers)):
+        raise ValueError(
             "not a state dict of TransformerNet, the network of PyTorch's example "
             f"fast_neural_style: {'; '.join(problems)}"
         )
@@ -78,13 +77,13 @@ def from_transformer_net(
 
 
 def _width(arrays: Mapping[str, np.ndarray]) -> int:
-    """Channels of the first layer; the usual ones if it is not there, which is told later."""
+    """Channels of the first layer; the default if it is missing, which is an error later."""
     shape = arrays["in1.weight"].shape if "in1.weight" in arrays else ()
     return shape[0] if len(shape) == 1 and shape[0] else StyleNetwork.width
 
 
 def _residual_blocks(arrays: Mapping[str, np.ndarray]) -> int:
-    # Counted, since a number in a name could be any.
+    # The count, as the number in a name could be anything.
     return len({match[0] for name in arrays if (match := re.match(r"res\d+\.", name))})
 
 
@@ -109,8 +108,8 @@ def _layers(width: int, residual_blocks: int) -> Iterator[_Layer]:
     yield _Layer("deconv3.conv2d", "output", "", "", 9, width, 3)
 
 
-def _shapes(layers: list[_Layer]) -> torch_pickle.Shapes:
-    shapes: torch_pickle.Shapes = {}
+def _shapes(layers: list[_Layer]) -> tensorfile.Shapes:
+    shapes: tensorfile.Shapes = {}
     for layer in layers:
         kernel = (layer.outputs, layer.inputs, layer.size, layer.size)
         shapes[f"{layer.their_convolution}.weight"] = kernel
@@ -126,8 +125,8 @@ def _rescaled(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A kernel (HWIO) and bias for our range of pixels.
 
-    Pixels x in 0..255 enter our first convolution as u, where x = 255 (0.5 + u / 4), and y leaves
-    our last one where theirs gives 255 (0.5 + y / 4).
+    A pixel x in 0..255 is u in our first convolution, where x = 255 (0.5 + u / 4); our last one
+    gives y where theirs gives 255 (0.5 + y / 4).
     """
     if convolution == "conv1":
         return kernel * (255 / 4), bias + 127.5 * kernel.sum((0, 1, 2))

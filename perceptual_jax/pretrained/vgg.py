@@ -1,11 +1,11 @@
-"""VGG parameters by name or from a file: our own format, and torchvision's state dicts.
+"""VGG parameters by name or from a file: our format, and torchvision's state dicts.
 
 A parameter tree is `{"normalization": {"mean": (3,), "std": (3,)}, "conv1_1": {"kernel":
 (3, 3, 3, 64), "bias": (64,)}, ...}` in float32 NumPy arrays, kernels HWIO, for RGB in [0, 1].
-The normalisation travels with the weights because a network that is fed another one's still
-runs, and its features are quietly wrong.
+The normalisation is part of the tree because a network with another one's would still run, but
+give wrong features.
 
-A file of ours is a safetensors file with one tensor, `conv1_1/kernel`, for each leaf of the
+Our format is a safetensors file with one tensor, `conv1_1/kernel`, for each leaf of the
 tree, and in its metadata `format`, `version`, `name`, `source`, `license`, and `sha256`, the
 digest of all tensors, which is checked whenever the file is read.
 """
@@ -20,9 +20,11 @@ import numpy as np
 from perceptual_jax.io import resources
 from perceptual_jax.io.storage import FileError
 from perceptual_jax.pretrained import download, tensorfile, torch_pickle, torchvision
-from perceptual_jax.pretrained.torchvision import NAMES, Params, Source, from_torchvision
+from perceptual_jax.pretrained.torchvision import SOURCES, Params, from_torchvision
 
-__all__ = ["NAMES", "Params", "Source", "fetch", "from_torchvision", "load_vgg", "save"]
+__all__ = ["NAMES", "Params", "from_torchvision", "load_vgg", "save"]
+
+NAMES = ("vgg16", *SOURCES)
 
 FORMAT = "perceptual_jax.vgg"
 VERSION = "1"
@@ -34,44 +36,42 @@ def load_vgg(name_or_path: str | Path = "vgg16") -> Params:
     """The parameters behind a name or in a file.
 
     Args:
-      name_or_path: a name in `NAMES`: `vgg16` is embedded, the others are fetched once, into
-        `download.cache_folder()`.  Or the path of a file of ours, or of a state dict in
-        torchvision's layout (`.pth`, `.pt`, `.safetensors`).  A state dict gets torchvision's
-        normalisation, unless it is recognised as the Oxford network by its first kernel or by
-        the classifier of NaNs in torchvision's copy.
+      name_or_path: a name: `vgg16`, which comes with the package, or `vgg16-torchvision` or
+        `vgg19-torchvision`, which are fetched once, into `download.cache_folder()`.  Or the path
+        of a file in our format, or of a state dict in torchvision's layout (`.pth`, `.pt`,
+        `.safetensors`).  A state dict gets torchvision's normalisation, unless its first kernel,
+        or the classifier of NaNs in torchvision's copy, shows that it is the Oxford network.
 
     Returns:
-      The float32 tree of the module's head.  Whether it is VGG-16 or VGG-19 follows from its keys.
+      The float32 tree described at the head of the module.  Its keys tell VGG-16 from VGG-19.
 
     Raises:
       FileError: no such name or file, the file is damaged or not a VGG, or it cannot be fetched.
     """
-    source = NAMES.get(str(name_or_path))
-    if source is None:
-        return _read(Path(name_or_path).expanduser())
-    if source.embedded:
-        return _read(resources.folder("weights") / source.embedded)
-    return fetch(str(name_or_path), source, download.cache_folder())
+    name = str(name_or_path)
+    if name == "vgg16":
+        return _read(resources.folder("weights") / "vgg16.safetensors")
+    if name in SOURCES:
+        return _fetched(name, download.cache_folder())
+    return _read(Path(name_or_path).expanduser())
 
 
-def fetch(name: str, source: Source, folder: Path) -> Params:
-    """The parameters behind a name, from `folder`, or fetched and left there for the next time.
-
-    Raises:
-      FileError: no address gave them, or the folder cannot be written.
-    """
+def _fetched(name: str, folder: Path) -> Params:
+    """The parameters behind a name, from `folder`, or fetched and kept there for the next time."""
     path = folder / f"{name}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with download.exclusive(folder / f"{name}.lock"):
+        with download.file_lock(folder / f"{name}.lock"):
             if path.exists():
                 try:
                     return _read(path)
                 except FileError as error:
                     _log.warning("%s; fetching it again", error)
-            params, url = torchvision.obtain(source, folder)
+            params, url = torchvision.fetch(SOURCES[name], folder)
             save(path, params, name=name, source=url, license="BSD-3-Clause", dtype="float32")
             return params
+    except FileError:
+        raise
     except OSError as error:
         raise FileError(
             f"the weights {name} cannot be kept in {folder}: {error.strerror or error}; choose "
@@ -88,25 +88,26 @@ def save(
     license: str,
     dtype: Literal["float16", "float32"] = "float16",
 ) -> None:
-    """Writes parameters as a file of ours; the same parameters give the same bytes.
+    """Writes parameters in our format; the same parameters give the same bytes.
 
     Args:
-      path: the file; one that is there is replaced as a whole.
-      params: the tree of the module's head, of NumPy or JAX arrays.
-      name: what the weights are called.
+      path: the file, see `storage.atomic_write`.
+      params: the tree described at the head of the module, of NumPy or JAX arrays.
+      name: of the weights.
       source: where they come from, in words or as an address.
-      license: under what they may be used.
+      license: of the weights.
       dtype: of kernels and biases.  float16 halves the file and moves features by less than
         1e-3 of their size.  The normalisation stays float32.
 
     Raises:
+      FileError: the file cannot be written.
       ValueError: the tree is not a VGG, or holds values that are not finite in `dtype`.
     """
     tensors = {}
     for layer, parts in params.items():
         kind = np.dtype(np.float32 if layer == "normalization" else dtype)
         for part, value in parts.items():
-            with np.errstate(over="ignore"):  # Told below, with the tensor's name.
+            with np.errstate(over="ignore"):  # The check below names the tensor.
                 tensors[f"{layer}/{part}"] = np.asarray(value, np.float32).astype(kind)
     if problems := torchvision.tree_problems(tensors):
         raise ValueError(f"not the parameters of a VGG in {dtype}: {'; '.join(problems)}")
@@ -116,7 +117,7 @@ def save(
 
 
 def _read(path: Path) -> Params:
-    """The parameters in a file of ours or of torchvision's; its first bytes tell which it is."""
+    """The parameters in a file; its first bytes show the format."""
     if not path.is_file():
         raise FileError(
             f"there are no weights {str(path)!r}: give the path of a file, or one of the names "
@@ -126,25 +127,20 @@ def _read(path: Path) -> Params:
         tensors, metadata = tensorfile.read(path, torchvision.is_used)
         if metadata.get("format") == FORMAT:
             return _tree(path, tensors, metadata)
-        state_dict: Mapping[str, Any] = tensors
+        state_dict = torch_pickle.unwrap(tensors)
     else:
-        state_dict = torch_pickle.read(
-            path, lambda name: torchvision.is_used(torch_pickle.bare(name))
-        )
-    state_dict = torch_pickle.unwrapped(state_dict)
+        state_dict = torch_pickle.read_state_dict(path, torchvision.is_used)
     try:
         if torchvision.is_oxford(state_dict):
             return from_torchvision(state_dict, normalization="oxford")
         return from_torchvision(state_dict)
-    except FileError as error:
+    except ValueError as error:
         raise FileError(f"{path}: {error}") from error
 
 
 def _tree(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Params:
-    """The tree in a file of ours."""
-    if (version := metadata.get("version")) != VERSION:
-        raise FileError(f"{path} has version {version} of its format; this program reads {VERSION}")
-    tensorfile.check(path, tensors, metadata)
+    """The tree from the tensors of a file in our format."""
+    tensorfile.check(path, tensors, metadata, version=VERSION)
     if problems := torchvision.tree_problems(tensors):
         raise FileError(f"{path} does not hold the parameters of a VGG: {'; '.join(problems)}")
     params: Params = {}

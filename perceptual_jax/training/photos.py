@@ -11,12 +11,12 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perceptual_jax.io import images, resources, storage
+from perceptual_jax.io import images, storage
 from perceptual_jax.io.storage import FileError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SHARD_SUFFIXES = (".array_record", ".arrayrecord")
 LIST_SUFFIX = ".txt"
-_SUFFIXES = (*resources.PICTURE_SUFFIXES, *SHARD_SUFFIXES)
+_SUFFIXES = (*storage.PICTURE_SUFFIXES, *SHARD_SUFFIXES)
 
 # Johnson et al. 2016 squeeze every photo into the square that the network is trained on.  A crop
 # keeps the aspect; an eighth more than the crop gives it room to differ from epoch to epoch, while
@@ -245,7 +245,7 @@ def _found(place: str) -> list["epath.Path"]:
 
         path = epath.Path(place).expanduser()
         if path.is_dir():
-            found = sorted(_searched(path))
+            found = storage.pictures_in(path, suffixes=_SUFFIXES)
             _check_all_shards(found)
         elif "*" in path.name or "?" in path.name:
             found = sorted(filter(_is_ours, path.parent.glob(path.name)))
@@ -261,18 +261,6 @@ def _found(place: str) -> list["epath.Path"]:
             f"or a {LIST_SUFFIX} file of their paths"
         )
     return found
-
-
-def _searched(folder: "epath.Path") -> Iterator["epath.Path"]:
-    for path in folder.iterdir():
-        # Some storage lists a folder in itself; names with a dot are thumbnails and the like.
-        if path == folder or path.name.startswith("."):
-            continue
-        # By its name where that is enough: asking remote storage takes a while for each.
-        if _is_ours(path):
-            yield path
-        elif path.is_dir():
-            yield from _searched(path)
 
 
 def _listed(file: "epath.Path") -> list["epath.Path"]:

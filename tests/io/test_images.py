@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from perceptual_jax.io import images
+from perceptual_jax.io import decoding, images
 from perceptual_jax.io.storage import FileError
 
 RED, GREEN, WHITE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 1.0, 1.0)
@@ -474,13 +474,13 @@ def test_a_photo_with_a_profile_is_converted_to_srgb(tmp_path):
 
 def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path, monkeypatch):
     decoded = []
-    upright = images._upright
+    upright = decoding.upright
 
     def noted(image: Image.Image) -> Image.Image:
         decoded.append(image.size)
         return upright(image)
 
-    monkeypatch.setattr(images, "_upright", noted)
+    monkeypatch.setattr(decoding, "upright", noted)
     Image.fromarray(smooth(800, 1200)).save(tmp_path / "a.jpg", quality=95)
     photo = photo_of(tmp_path / "a.jpg", short_side=50)
     # An eighth would be 100, twice what is needed.
@@ -516,7 +516,7 @@ def test_fewer_pixels_than_by_default_may_do(tmp_path):
 # Which is not silenced, and would be an error here.
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "not a picture"),
         (b"a thousand words\n" * 100, "not a picture"),
@@ -528,8 +528,8 @@ def test_fewer_pixels_than_by_default_may_do(tmp_path):
     ],
     ids=["empty", "text", "huge", "bomb", "cut short", "small", "strip"],
 )
-def test_what_is_no_photo_is_told_in_one_line(content, told):
-    with pytest.raises(FileError, match=told) as error:
+def test_what_is_no_photo_is_reported_in_one_line(content, message):
+    with pytest.raises(FileError, match=message) as error:
         images.read_photo(content, "gs://bucket/a.png", short_side=16)
     assert str(error.value).startswith("gs://bucket/a.png is ")
     assert "\n" not in str(error.value)
@@ -561,23 +561,23 @@ def one_line(error: pytest.ExceptionInfo[FileError], path: Path) -> bool:
 @pytest.mark.parametrize(
     "function", [images.read, images.read_picture, images.read_mask, images.read_settings]
 )
-def test_what_is_not_a_picture_is_told_in_one_line(tmp_path, function):
+def test_what_is_not_a_picture_is_reported_in_one_line(tmp_path, function):
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.jpg").write_text("a thousand words\n" * 100)
-    for name, told in [
+    for name, message in [
         ("missing.png", "there is no file"),
         ("", "is a folder"),
         ("empty.png", "is empty"),
         ("text.jpg", "not a picture that can be read"),
     ]:
-        with pytest.raises(FileError, match=told) as error:
+        with pytest.raises(FileError, match=message) as error:
             function(tmp_path / name)
         assert one_line(error, tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".gif", ".bmp"])
 @pytest.mark.parametrize("kept", [0.02, 0.5, 0.9])
-def test_a_file_cut_short_is_told_in_one_line(tmp_path, suffix, kept):
+def test_a_file_cut_short_is_reported_in_one_line(tmp_path, suffix, kept):
     path = tmp_path / f"a{suffix}"
     Image.fromarray(noise(64, 64, 3)).save(path)
     content = path.read_bytes()
@@ -772,7 +772,7 @@ def test_permissions_follow_the_umask(tmp_path):
     assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o640
 
 
-def test_what_a_format_cannot_hold_is_told(tmp_path):
+def test_what_a_format_cannot_hold_is_reported(tmp_path):
     with pytest.raises(FileError, match=r"16383.*\.png"):
         images.write(tmp_path / "a.webp", np.zeros((1, 16_384)))
 
@@ -783,13 +783,13 @@ def test_what_a_format_cannot_hold_is_told(tmp_path):
 def test_paths_that_cannot_be_written(tmp_path, function):
     (tmp_path / "file").touch()
     (tmp_path / "folder.png").mkdir()
-    for name, told in [
+    for name, message in [
         ("a.gif", r"\.png, \.jpg, \.jpeg, \.webp, \.tif, \.tiff, \.bmp"),
         ("a", "suffix"),
         ("folder.png", "is a folder"),
         ("file/a.png", "cannot write"),
     ]:
-        with pytest.raises(FileError, match=told) as error:
+        with pytest.raises(FileError, match=message) as error:
             function(tmp_path / name)
         assert one_line(error, tmp_path / name)
 
@@ -803,7 +803,7 @@ def test_check_writable_makes_the_folder_and_touches_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "message"),
     [
         (np.zeros((4, 4, 3), np.uint8), "uint8"),
         (np.full((4, 4, 3), 128.0), "divide 0..255 by 255"),
@@ -813,8 +813,8 @@ def test_check_writable_makes_the_folder_and_touches_nothing(tmp_path):
         (np.zeros((0, 4, 3)), "empty"),
     ],
 )
-def test_write_refuses_arrays_that_are_not_images(tmp_path, image, told):
-    with pytest.raises(ValueError, match=told):
+def test_write_refuses_arrays_that_are_not_images(tmp_path, image, message):
+    with pytest.raises(ValueError, match=message):
         images.write(tmp_path / "a.png", image)
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""What travels with the program, and the names that people may call it by."""
+"""The weights and examples of the package, and the names that stand for their paths."""
 
 from pathlib import Path
 
@@ -72,7 +72,7 @@ class TestAPath:
         assert resources.picture("~/mine.png", "content") == tmp_path / "mine.png"
 
     @pytest.mark.parametrize("name", ["nothing", "nothing.jpg", "elsewhere/wave.jpg", "SOURCES.md"])
-    def test_that_leads_nowhere_is_told_with_the_examples(
+    def test_that_leads_nowhere_is_reported_with_the_examples(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from perceptual_jax.io.storage import FileError
 from perceptual_jax.pretrained import download, tensorfile
 from perceptual_jax.pretrained.download import DownloadError
 
@@ -48,9 +49,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(server.statuses.pop(0))
             return
         body, size = server.content, len(server.content)
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if asked and server.ranges and self.headers.get("If-Range", server.etag) == server.etag:
-            start, last = map(int, asked.groups())
+        requested = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if requested and server.ranges and self.headers.get("If-Range", server.etag) == server.etag:
+            start, last = map(int, requested.groups())
             body = body[start : last + 1]
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{size}")
@@ -138,6 +139,7 @@ class TestFile:
         server.etag = '"two"'
         with pytest.raises(DownloadError, match="changed while it was fetched"):
             remote.read(1, 2)
+        assert len(server.requests) == 2  # It is not tried again.
 
     @pytest.mark.parametrize("etag", ['"one"', 'W/"one"', ""])
     def test_a_server_without_ranges(self, server: Server, path: Path, etag: str) -> None:
@@ -180,7 +182,7 @@ class TestFile:
 
     def test_a_server_that_does_not_tell_the_size(self, server: Server, path: Path) -> None:
         server.ranges = server.tells_size = False
-        with pytest.raises(DownloadError, match="does not tell its size"):
+        with pytest.raises(DownloadError, match="the server does not say how large it is"):
             download.fetch_file(server.url, path)
 
     def test_nobody_listens(self, server: Server, path: Path) -> None:
@@ -203,6 +205,10 @@ class TestFile:
     def test_a_full_disk_is_no_download_error(self, server: Server, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             download.fetch_file(server.url, tmp_path / "missing" / "file")
+
+    def test_a_download_error_is_a_file_error(self) -> None:
+        """One `except` is enough where it does not matter whether the file is local."""
+        assert issubclass(DownloadError, FileError)
 
 
 class TestTensors:
@@ -278,10 +284,10 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     order: list[str] = []
 
     def second() -> None:
-        with download.exclusive(tmp_path / "lock"):
+        with download.file_lock(tmp_path / "lock"):
             order.append("second")
 
-    with download.exclusive(tmp_path / "lock"):
+    with download.file_lock(tmp_path / "lock"):
         thread = threading.Thread(target=second)
         thread.start()
         thread.join(0.1)

@@ -1,4 +1,4 @@
-"""Files of trained networks: everything comes back, and whatever does not fit is told."""
+"""Files of trained networks: everything comes back, and what does not fit is an error."""
 
 import dataclasses
 import json
@@ -16,10 +16,13 @@ import safetensors
 
 from perceptual_jax.io import resources
 from perceptual_jax.io.storage import FileError
-from perceptual_jax.models import networks
-from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork
-from perceptual_jax.pretrained import networks as pretrained_networks
-from perceptual_jax.pretrained import tensorfile
+from perceptual_jax.models.networks import (
+    StyleNetwork,
+    SuperResolutionNetwork,
+    initial_variables,
+    paper_super_resolution_network,
+)
+from perceptual_jax.pretrained import networks, tensorfile
 from perceptual_jax.pretrained.networks import TrainedNetwork
 from tests.pretrained import torchwriter
 from tests.pretrained.test_transformer_net import random_transformer_net
@@ -32,7 +35,7 @@ def trained_network(
     network: StyleNetwork | SuperResolutionNetwork, **others: Any
 ) -> TrainedNetwork:
     """A network with random variables, as the network itself would make them."""
-    shapes = jax.eval_shape(lambda: networks.initial_variables(network, seed=0))
+    shapes = jax.eval_shape(lambda: initial_variables(network, seed=0))
     random = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: random.standard_normal(leaf.shape, np.float32), shapes)
     rows = network.styles if isinstance(network, StyleNetwork) else 0
@@ -74,22 +77,22 @@ def test_steps_are_those_of_all_runs(trained: TrainedNetwork) -> None:
 
 class TestSaveAndLoad:
     def test_float32_comes_back_to_the_bit(self, trained: TrainedNetwork, tmp_path: Path) -> None:
-        pretrained_networks.save(tmp_path / "a", trained, dtype="float32")
-        check_same(pretrained_networks.load_network(tmp_path / "a"), trained)
+        networks.save(tmp_path / "a", trained, dtype="float32")
+        check_same(networks.load_network(tmp_path / "a"), trained)
 
     def test_float16_is_rounded_and_loads_as_float32(
         self, trained: TrainedNetwork, tmp_path: Path
     ) -> None:
-        pretrained_networks.save(tmp_path / "a", trained)
+        networks.save(tmp_path / "a", trained)
         rounded = jax.tree.map(
             lambda leaf: leaf.astype(np.float16).astype(np.float32), trained.variables
         )
-        found = pretrained_networks.load_network(tmp_path / "a")
+        found = networks.load_network(tmp_path / "a")
         check_same(found, dataclasses.replace(trained, variables=rounded))
         assert {leaf.dtype.name for leaf in jax.tree.leaves(found.variables)} == {"float32"}
 
     def test_what_is_in_the_file(self, trained: TrainedNetwork, tmp_path: Path) -> None:
-        pretrained_networks.save(tmp_path / "a", trained)
+        networks.save(tmp_path / "a", trained)
         with safetensors.safe_open(tmp_path / "a", "numpy") as file:
             metadata = file.metadata()
             assert file.get_slice("params/norm1/instance/scale").get_shape() == [2, 2]
@@ -121,16 +124,16 @@ class TestSaveAndLoad:
         params = dict(reversed(trained.variables["params"].items()))
         settings = dict(reversed(trained.settings.items()))
         again = dataclasses.replace(trained, variables={"params": params}, settings=settings)
-        pretrained_networks.save(tmp_path / "a", trained)
-        pretrained_networks.save(tmp_path / "b", again)
-        pretrained_networks.save(tmp_path / "c", pretrained_networks.load_network(tmp_path / "a"))
+        networks.save(tmp_path / "a", trained)
+        networks.save(tmp_path / "b", again)
+        networks.save(tmp_path / "c", networks.load_network(tmp_path / "a"))
         content = (tmp_path / "a").read_bytes()
         assert (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes() == content
 
     def test_running_statistics_of_batch_normalisation(self, tmp_path: Path) -> None:
         batch = trained_network(StyleNetwork(width=2, residual_blocks=1, normalization="batch"))
-        pretrained_networks.save(tmp_path / "a", batch, dtype="float32")
-        found = pretrained_networks.load_network(tmp_path / "a")
+        networks.save(tmp_path / "a", batch, dtype="float32")
+        found = networks.load_network(tmp_path / "a")
         check_same(found, batch)
         assert found.variables["batch_stats"]["norm1"]["batch"]["mean"].shape == (2,)
 
@@ -138,15 +141,15 @@ class TestSaveAndLoad:
         "network",
         [
             ENLARGING.clone(factor=8),
-            networks.paper_super_resolution_network(4).clone(width=2, residual_blocks=1),
+            paper_super_resolution_network(4).clone(width=2, residual_blocks=1),
         ],
     )
     def test_of_super_resolution_without_styles(
         self, network: SuperResolutionNetwork, tmp_path: Path
     ) -> None:
         enlarging = trained_network(network, settings={"loss": "both"})
-        pretrained_networks.save(tmp_path / "a", enlarging, dtype="float32")
-        found = pretrained_networks.load_network(tmp_path / "a")
+        networks.save(tmp_path / "a", enlarging, dtype="float32")
+        found = networks.load_network(tmp_path / "a")
         assert (found.styles, found.thumbnails) == ((), ())
         check_same(found, enlarging)
         _, metadata = tensorfile.read(tmp_path / "a")
@@ -156,8 +159,8 @@ class TestSaveAndLoad:
         self, trained: TrainedNetwork, tmp_path: Path
     ) -> None:
         network = trained.network.clone(dtype="bfloat16")
-        pretrained_networks.save(tmp_path / "a", dataclasses.replace(trained, network=network))
-        assert pretrained_networks.load_network(tmp_path / "a").network == trained.network
+        networks.save(tmp_path / "a", dataclasses.replace(trained, network=network))
+        assert networks.load_network(tmp_path / "a").network == trained.network
 
     @pytest.mark.parametrize("dtype", [jnp.float32, ml_dtypes.bfloat16, np.float64])
     def test_other_arrays_are_welcome(
@@ -169,12 +172,12 @@ class TestSaveAndLoad:
             ),
             trained.variables,
         )
-        pretrained_networks.save(
+        networks.save(
             tmp_path / "a", dataclasses.replace(trained, variables=variables), dtype="float32"
         )
         as_float32 = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), variables)
         check_same(
-            pretrained_networks.load_network(str(tmp_path / "a")),
+            networks.load_network(str(tmp_path / "a")),
             dataclasses.replace(trained, variables=as_float32),
         )
 
@@ -183,10 +186,10 @@ class TestWhatIsNotWritten:
     def test_values_too_large_for_float16(self, trained: TrainedNetwork, tmp_path: Path) -> None:
         trained.variables["params"]["conv2"]["bias"][1] = 65520
         with pytest.raises(ValueError, match=r"float16: params/conv2/bias; save it as float32"):
-            pretrained_networks.save(tmp_path / "a", trained)
+            networks.save(tmp_path / "a", trained)
         assert list(tmp_path.iterdir()) == []
-        pretrained_networks.save(tmp_path / "a", trained, dtype="float32")
-        check_same(pretrained_networks.load_network(tmp_path / "a"), trained)
+        networks.save(tmp_path / "a", trained, dtype="float32")
+        check_same(networks.load_network(tmp_path / "a"), trained)
 
     def test_variables_of_another_network(self, trained: TrainedNetwork, tmp_path: Path) -> None:
         params = trained.variables["params"]
@@ -195,7 +198,7 @@ class TestWhatIsNotWritten:
         params["norm1"]["instance"]["scale"] = np.ones((3, 2), np.float32)
         params["conv2"]["bias"][0] = np.nan
         with pytest.raises(ValueError, match="not a network that can be saved") as caught:
-            pretrained_networks.save(tmp_path / "a", trained)
+            networks.save(tmp_path / "a", trained)
         for problem in (
             "params/output/bias is missing",
             "params/conv1/scale is surplus",
@@ -224,7 +227,7 @@ class TestWhatIsNotWritten:
         self, changes: Any, problem: str, trained: TrainedNetwork, tmp_path: Path
     ) -> None:
         with pytest.raises(ValueError, match=problem):
-            pretrained_networks.save(tmp_path / "a", dataclasses.replace(trained, **changes))
+            networks.save(tmp_path / "a", dataclasses.replace(trained, **changes))
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
@@ -241,17 +244,17 @@ class TestWhatIsNotWritten:
     ) -> None:
         enlarging = trained_network(ENLARGING)
         with pytest.raises(ValueError, match=problem):
-            pretrained_networks.save(tmp_path / "a", dataclasses.replace(enlarging, **changes))
+            networks.save(tmp_path / "a", dataclasses.replace(enlarging, **changes))
 
     def test_unknown_dtypes(self, trained: TrainedNetwork, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="float64"):
-            pretrained_networks.save(tmp_path / "a", trained, dtype="float64")
+            networks.save(tmp_path / "a", trained, dtype="float64")
 
 
 class TestFilesThatAreRefused:
     @pytest.fixture
     def path(self, trained: TrainedNetwork, tmp_path: Path) -> Path:
-        pretrained_networks.save(tmp_path / "a.safetensors", trained)
+        networks.save(tmp_path / "a.safetensors", trained)
         return tmp_path / "a.safetensors"
 
     @pytest.fixture
@@ -265,7 +268,7 @@ class TestFilesThatAreRefused:
             change(tensors)
             tensorfile.write(path, tensors, head | metadata)
             with pytest.raises(FileError) as caught:
-                pretrained_networks.load_network(path)
+                networks.load_network(path)
             assert str(path) in str(caught.value)
             assert "\n" not in str(caught.value)
             return str(caught.value)
@@ -277,16 +280,16 @@ class TestFilesThatAreRefused:
         content[-1] ^= 1
         path.write_bytes(content)
         with pytest.raises(FileError, match=r"a\.safetensors is damaged: the SHA-256"):
-            pretrained_networks.load_network(path)
+            networks.load_network(path)
 
     def test_cut_short(self, path: Path) -> None:
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(FileError, match=r"a\.safetensors cannot be read"):
-            pretrained_networks.load_network(path)
+            networks.load_network(path)
 
     def test_of_another_format(self) -> None:
         with pytest.raises(FileError, match=r"vgg16\.safetensors does not hold a trained network"):
-            pretrained_networks.load_network(resources.folder("weights") / "vgg16.safetensors")
+            networks.load_network(resources.folder("weights") / "vgg16.safetensors")
 
     def test_from_the_future(self, refusal: Callable[..., str]) -> None:
         assert "version 2 of its format; this program reads 1" in refusal(version="2")
@@ -346,71 +349,65 @@ class TestFilesThatAreRefused:
 class TestNames:
     @pytest.fixture
     def shelf(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """What is in `weights/networks`; it is not there yet."""
+        """The folder `weights/networks`, which is not there yet."""
         monkeypatch.setattr(resources, "folder", lambda name: tmp_path / name)
         monkeypatch.chdir(tmp_path)
         return tmp_path / "weights" / "networks"
 
     def test_no_network_is_shipped(self, shelf: Path) -> None:
-        assert pretrained_networks.shipped() == pretrained_networks.shipped("superres") == []
+        assert networks.shipped() == networks.shipped("superres") == []
         with pytest.raises(FileError) as caught:
-            pretrained_networks.load_network("wave")
+            networks.load_network("wave")
         assert str(caught.value) == (
             "there is no network 'wave': give the path of a .safetensors or .pth file"
         )
 
     def test_shipped_networks_load_by_name(self, shelf: Path, trained: TrainedNetwork) -> None:
-        pretrained_networks.save(shelf / "wave.safetensors", trained)
-        pretrained_networks.save(shelf / "mosaic.safetensors", trained)
+        networks.save(shelf / "wave.safetensors", trained)
+        networks.save(shelf / "mosaic.safetensors", trained)
         (shelf / "README.md").touch()
-        assert (
-            pretrained_networks.shipped()
-            == pretrained_networks.shipped("style")
-            == ["mosaic", "wave"]
-        )
-        assert pretrained_networks.load_network("wave").styles == trained.styles
+        assert networks.shipped() == networks.shipped("style") == ["mosaic", "wave"]
+        assert networks.load_network("wave").styles == trained.styles
 
     def test_shipped_networks_are_of_a_kind(self, shelf: Path, trained: TrainedNetwork) -> None:
-        pretrained_networks.save(shelf / "wave.safetensors", trained)
-        assert pretrained_networks.shipped("superres") == []
-        pretrained_networks.save(shelf / "x4.safetensors", trained_network(ENLARGING))
-        assert pretrained_networks.shipped("superres") == ["x4"]
-        assert pretrained_networks.shipped() == ["wave"]
-        assert pretrained_networks.load_network("x4").network == ENLARGING
+        networks.save(shelf / "wave.safetensors", trained)
+        assert networks.shipped("superres") == []
+        networks.save(shelf / "x4.safetensors", trained_network(ENLARGING))
+        assert networks.shipped("superres") == ["x4"]
+        assert networks.shipped() == ["wave"]
+        assert networks.load_network("x4").network == ENLARGING
 
     def test_a_file_wins_over_a_name_and_a_folder_does_not(
         self, shelf: Path, trained: TrainedNetwork
     ) -> None:
-        pretrained_networks.save(shelf / "wave.safetensors", trained)
+        networks.save(shelf / "wave.safetensors", trained)
         Path("wave").mkdir()
-        assert pretrained_networks.load_network("wave").settings == trained.settings
+        assert networks.load_network("wave").settings == trained.settings
         Path("wave").rmdir()
-        pretrained_networks.save("wave", dataclasses.replace(trained, settings={"mine": True}))
-        assert pretrained_networks.load_network("wave").settings == {"mine": True}
+        networks.save("wave", dataclasses.replace(trained, settings={"mine": True}))
+        assert networks.load_network("wave").settings == {"mine": True}
 
     @pytest.mark.parametrize("name", ["candy", "wave.safetensors", "../networks/wave", ""])
-    def test_what_leads_nowhere_is_told(
+    def test_what_leads_nowhere_is_reported(
         self, name: str, shelf: Path, trained: TrainedNetwork
     ) -> None:
-        pretrained_networks.save(shelf / "wave.safetensors", trained)
-        pretrained_networks.save(shelf / "mosaic.safetensors", trained)
+        networks.save(shelf / "wave.safetensors", trained)
+        networks.save(shelf / "mosaic.safetensors", trained)
         with pytest.raises(FileError, match=r"no network .* one of the names mosaic, wave$"):
-            pretrained_networks.load_network(name)
+            networks.load_network(name)
 
     def test_a_path_may_start_at_home(
         self, trained: TrainedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("USERPROFILE", str(tmp_path))
-        pretrained_networks.save(tmp_path / "mine.safetensors", trained)
-        assert pretrained_networks.load_network("~/mine.safetensors").styles == trained.styles
+        networks.save(tmp_path / "mine.safetensors", trained)
+        assert networks.load_network("~/mine.safetensors").styles == trained.styles
 
     def test_everything_that_is_shipped_loads(self) -> None:
-        for kind in pretrained_networks.KINDS:
-            for name in pretrained_networks.shipped(kind):
-                assert isinstance(
-                    pretrained_networks.load_network(name).network, pretrained_networks.KINDS[kind]
-                )
+        for kind in networks.KINDS:
+            for name in networks.shipped(kind):
+                assert isinstance(networks.load_network(name).network, networks.KINDS[kind])
 
 
 class TestLoadSuperres:
@@ -422,39 +419,39 @@ class TestLoadSuperres:
         shelf = tmp_path / "weights" / "networks"
         for factor in (4, 8):
             enlarging = trained_network(ENLARGING.clone(factor=factor), settings={"at": "home"})
-            pretrained_networks.save(shelf / f"superres-x{factor}-feature.safetensors", enlarging)
+            networks.save(shelf / f"superres-x{factor}-feature.safetensors", enlarging)
         return shelf
 
     @pytest.mark.parametrize("factor", [4, 8])
     @pytest.mark.usefixtures("shelf")
     def test_a_name_is_that_of_the_factor(self, factor: int) -> None:
-        assert pretrained_networks.load_superres("feature", factor).network.factor == factor
+        assert networks.load_superres("feature", factor).network.factor == factor
 
     @pytest.mark.usefixtures("shelf")
     def test_a_file_is_taken_by_its_path(self) -> None:
-        pretrained_networks.save(
-            "mine.safetensors", trained_network(ENLARGING, settings={"at": "work"})
-        )
-        found = pretrained_networks.load_superres("mine.safetensors", 4)
+        networks.save("mine.safetensors", trained_network(ENLARGING, settings={"at": "work"}))
+        found = networks.load_superres("mine.safetensors", 4)
         assert found.settings == {"at": "work"}
-        check_same(found, pretrained_networks.load_network("mine.safetensors"))
+        check_same(found, networks.load_network("mine.safetensors"))
 
     @pytest.mark.usefixtures("shelf")
-    def test_of_another_factor_is_told(self) -> None:
-        pretrained_networks.save("mine.safetensors", trained_network(ENLARGING))
+    def test_of_another_factor_is_reported(self) -> None:
+        networks.save("mine.safetensors", trained_network(ENLARGING))
         with pytest.raises(FileError) as caught:
-            pretrained_networks.load_superres("mine.safetensors", 8)
-        assert str(caught.value) == "--network=mine.safetensors enlarges by 4: give --factor=4"
+            networks.load_superres("mine.safetensors", 8)
+        assert str(caught.value) == "mine.safetensors enlarges by 4, not by 8"
 
-    def test_of_another_kind_is_told(self, shelf: Path, trained: TrainedNetwork) -> None:
-        pretrained_networks.save(shelf / "wave.safetensors", trained)
-        with pytest.raises(FileError, match=r"^--network=wave is not a network for super-res"):
-            pretrained_networks.load_superres("wave", 4)
+    def test_of_another_kind_is_reported(self, shelf: Path, trained: TrainedNetwork) -> None:
+        networks.save(shelf / "wave.safetensors", trained)
+        with pytest.raises(FileError, match=r"^wave is not a network for super-res"):
+            networks.load_superres("wave", 4)
 
     @pytest.mark.usefixtures("shelf")
-    def test_what_leads_nowhere_is_told(self) -> None:
-        with pytest.raises(FileError, match="no network 'pixel': give feature, pixel, or"):
-            pretrained_networks.load_superres("pixel", 4)
+    def test_what_leads_nowhere_is_reported(self) -> None:
+        with pytest.raises(
+            FileError, match=r"no network 'pixel': give feature, pixel, or the path of a file$"
+        ):
+            networks.load_superres("pixel", 4)
 
 
 class TestFilesOfPyTorch:
@@ -464,7 +461,7 @@ class TestFilesOfPyTorch:
     def test_the_style_is_called_as_the_file(self, write: Any, tmp_path: Path) -> None:
         running = {"in1.running_mean": np.zeros(2, np.float32)}
         write(tmp_path / "rain_princess.pth", torchwriter.state_dict(self.STATE | running))
-        found = pretrained_networks.load_network(tmp_path / "rain_princess.pth")
+        found = networks.load_network(tmp_path / "rain_princess.pth")
         assert found.network == StyleNetwork(width=2, residual_blocks=1)
         assert found.styles == ("rain_princess",)
         assert found.thumbnails == ()
@@ -475,23 +472,23 @@ class TestFilesOfPyTorch:
     def test_of_a_training_program(self, tmp_path: Path) -> None:
         state = torchwriter.state_dict({f"module.{k}": v for k, v in self.STATE.items()})
         torchwriter.write_zip(tmp_path / "epoch_2.model", {"state_dict": state, "epoch": 2})
-        assert pretrained_networks.load_network(tmp_path / "epoch_2.model").styles == ("epoch_2",)
+        assert networks.load_network(tmp_path / "epoch_2.model").styles == ("epoch_2",)
 
     def test_becomes_a_file_of_ours(self, tmp_path: Path) -> None:
         torchwriter.write_zip(tmp_path / "candy.pth", torchwriter.state_dict(self.STATE))
-        found = pretrained_networks.load_network(tmp_path / "candy.pth")
-        pretrained_networks.save(tmp_path / "candy.safetensors", found, dtype="float32")
-        check_same(pretrained_networks.load_network(tmp_path / "candy.safetensors"), found)
+        found = networks.load_network(tmp_path / "candy.pth")
+        networks.save(tmp_path / "candy.safetensors", found, dtype="float32")
+        check_same(networks.load_network(tmp_path / "candy.safetensors"), found)
 
-    def test_of_another_network_is_told_with_its_path(self, tmp_path: Path) -> None:
+    def test_of_another_network_is_reported_with_its_path(self, tmp_path: Path) -> None:
         torchwriter.write_zip(tmp_path / "a.pth", {"conv1.weight": torchwriter.tensor(np.ones(2))})
         with pytest.raises(FileError, match=r"a\.pth: not a state dict .*conv1\.weight is surplus"):
-            pretrained_networks.load_network(tmp_path / "a.pth")
+            networks.load_network(tmp_path / "a.pth")
 
     def test_of_anything_else_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0 and so on")
         with pytest.raises(FileError, match=r"a\.jpg is damaged, or not a file of torch\.save"):
-            pretrained_networks.load_network(tmp_path / "a.jpg")
+            networks.load_network(tmp_path / "a.jpg")
 
 
 def test_thumbnails_of_many_styles_keep_their_order(tmp_path: Path) -> None:
@@ -500,7 +497,7 @@ def test_thumbnails_of_many_styles_keep_their_order(tmp_path: Path) -> None:
         StyleNetwork(styles=12, width=1, residual_blocks=0),
         thumbnails=tuple(np.full((1, 1, 3), index, np.uint8) for index in range(12)),
     )
-    pretrained_networks.save(tmp_path / "a", many)
-    assert [
-        picture.max() for picture in pretrained_networks.load_network(tmp_path / "a").thumbnails
-    ] == [*range(12)]
+    networks.save(tmp_path / "a", many)
+    assert [picture.max() for picture in networks.load_network(tmp_path / "a").thumbnails] == [
+        *range(12)
+    ]

@@ -1,8 +1,10 @@
-"""Safetensors files: the same bytes every time, whole or not at all, guarded by a digest."""
+"""Named tensors: the same bytes every time, guarded by a digest, and compared with shapes."""
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -50,11 +52,13 @@ def test_digest_depends_on_name_dtype_shape_and_value() -> None:
 
 
 def test_check_compares_with_the_metadata(tmp_path: Path) -> None:
-    tensorfile.write(tmp_path / "t", TENSORS, {})
+    tensorfile.write(tmp_path / "t", TENSORS, {"version": "1"})
     tensors, metadata = tensorfile.read(tmp_path / "t")
-    tensorfile.check(tmp_path / "t", tensors, metadata)
+    tensorfile.check(tmp_path / "t", tensors, metadata, version="1")
     with pytest.raises(FileError, match="damaged"):
-        tensorfile.check(tmp_path / "t", {"a": tensors["a"]}, metadata)
+        tensorfile.check(tmp_path / "t", {"a": tensors["a"]}, metadata, version="1")
+    with pytest.raises(FileError, match="has version 1 of its format; this program reads 2"):
+        tensorfile.check(tmp_path / "t", tensors, metadata, version="2")
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -66,6 +70,8 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
         tensorfile.write(tmp_path / "t", TENSORS, {"x": object()})  # type: ignore[dict-item]
     assert (tmp_path / "t").read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["t"]
+    with pytest.raises(FileError, match=r"cannot write .*t/u \("):
+        tensorfile.write(tmp_path / "t" / "u", TENSORS, {})
 
 
 def test_reads_only_what_is_wanted(tmp_path: Path) -> None:
@@ -83,6 +89,26 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
             tensorfile.read(path)
 
 
-def test_a_missing_file_is_told_before_its_kind(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_before_its_kind(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="missing cannot be read: No such file"):
         tensorfile.is_safetensors(tmp_path / "missing")
+
+
+X = np.ones(2, np.float32)
+
+
+def test_tensors_that_match() -> None:
+    tensors: dict[str, Any] = {"a": X, "b": X.astype(np.float16), "c": X.astype(ml_dtypes.bfloat16)}
+    assert tensorfile.mismatches(tensors, {"c": (2,), "a": (2,), "b": (2,)}) == []
+
+
+def test_every_mismatch_is_named() -> None:
+    tensors: dict[str, Any] = {"a": X, "b": X[None], "c": X.astype(np.uint8), "d": X * np.nan}
+    shapes: tensorfile.Shapes = {"b": (2,), "c": (2,), "d": (2,), "e": ()}
+    assert sorted(tensorfile.mismatches(tensors, shapes)) == [
+        "a is surplus",
+        "b has shape (1, 2) instead of (2,)",
+        "c has dtype uint8",
+        "d is not finite",
+        "e is missing",
+    ]

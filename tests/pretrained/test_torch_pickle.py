@@ -168,7 +168,7 @@ def test_a_storage_cannot_be_larger_than_what_is_there(write: Writer, path: Path
         ("builtins", "eval"),
         ("torch.nn.modules.linear", "Linear"),
         ("torch", "load"),
-        ("perceptual_jax.io.torchfile", "read"),
+        ("perceptual_jax.pretrained.torch_pickle", "read"),
     ],
 )
 def test_any_other_name_is_refused_and_nothing_runs(
@@ -258,3 +258,29 @@ def test_a_missing_file_and_a_folder(path: Path) -> None:
     assert "No such file" in refusal(path)
     path.mkdir()
     assert "cannot be read" in refusal(path)
+
+
+X = np.ones(2, np.float32)
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
+def test_state_dicts_are_unwrapped_from_a_checkpoint(wrapper: str) -> None:
+    saved = {wrapper: {"conv1.weight": X}, "optimizer": {"lr": X}, "epoch": 3}
+    assert torch_pickle.unwrap(saved) == {"conv1.weight": X}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model."])
+def test_state_dicts_are_unwrapped_from_a_module(prefix: str) -> None:
+    assert torch_pickle.unwrap({f"{prefix}conv1.weight": X}) == {"conv1.weight": X}
+
+
+def test_names_are_kept_that_only_contain_a_wrapper() -> None:
+    assert torch_pickle.unwrap({"submodule.model.weight": X}) == {"submodule.model.weight": X}
+
+
+def test_a_state_dict_is_read_by_the_names_in_the_network(write: Writer, path: Path) -> None:
+    state = torchwriter.state_dict({"module.features": X, "module.classifier": X})
+    write(path, {"model": state, "epoch": 3})
+    found = torch_pickle.read_state_dict(path, lambda name: name == "features")
+    assert list(found) == ["features"]
+    np.testing.assert_array_equal(found["features"], X)

@@ -9,7 +9,7 @@ import re
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ import safetensors.numpy
 
 from perceptual_jax.io import resources
 from perceptual_jax.io.storage import FileError
-from perceptual_jax.pretrained import download, tensorfile
-from perceptual_jax.pretrained import vgg as pretrained_vgg
+from perceptual_jax.pretrained import download, tensorfile, torchvision, vgg
+from perceptual_jax.pretrained.torchvision import Source
 from tests.pretrained import torchwriter
 
 ABOUT: Any = {"name": "test", "source": "a random generator", "license": "CC0-1.0"}
@@ -59,7 +59,7 @@ def vgg16() -> dict[str, np.ndarray]:
     return random_state_dict(16)
 
 
-def check_same(params: pretrained_vgg.Params, state: dict[str, np.ndarray], depth: int) -> None:
+def check_same(params: vgg.Params, state: dict[str, np.ndarray], depth: int) -> None:
     assert set(params) == {"normalization", *LAYERS[depth]}
     for layer, index in zip(LAYERS[depth], INDICES[depth], strict=True):
         kernel, bias = params[layer]["kernel"], params[layer]["bias"]
@@ -68,7 +68,7 @@ def check_same(params: pretrained_vgg.Params, state: dict[str, np.ndarray], dept
         np.testing.assert_array_equal(bias, state[f"features.{index}.bias"])
 
 
-def check_equal(params: pretrained_vgg.Params, others: pretrained_vgg.Params) -> None:
+def check_equal(params: vgg.Params, others: vgg.Params) -> None:
     assert params.keys() == others.keys()
     for layer, parts in params.items():
         assert parts.keys() == others[layer].keys()
@@ -90,7 +90,7 @@ class TestEmbedded:
         assert metadata["license"] == "CC-BY-4.0"
 
     def test_loads_as_float32_with_its_normalisation(self) -> None:
-        params = pretrained_vgg.load_vgg()
+        params = vgg.load_vgg()
         assert set(params) == {"normalization", *LAYERS[16]}
         assert params["conv1_1"]["kernel"].shape == (3, 3, 3, 64)
         assert params["conv5_3"]["bias"].shape == (512,)
@@ -102,52 +102,52 @@ class TestEmbedded:
     def test_saving_it_again_gives_the_same_bytes(self, tmp_path: Path) -> None:
         _, metadata = tensorfile.read(EMBEDDED, lambda name: False)
         about: Any = {key: metadata[key] for key in ("name", "source", "license")}
-        pretrained_vgg.save(tmp_path / "again.safetensors", pretrained_vgg.load_vgg(), **about)
+        vgg.save(tmp_path / "again.safetensors", vgg.load_vgg(), **about)
         assert (tmp_path / "again.safetensors").read_bytes() == EMBEDDED.read_bytes()
 
 
 class TestOurFiles:
     def test_float32_comes_back_to_the_bit(self, tmp_path: Path) -> None:
-        params = pretrained_vgg.load_vgg()
+        params = vgg.load_vgg()
         params["conv3_1"]["bias"] += np.float32(1e-6)
         path = tmp_path / "a.safetensors"
-        pretrained_vgg.save(path, params, **ABOUT, dtype="float32")
-        check_equal(pretrained_vgg.load_vgg(path), params)
+        vgg.save(path, params, **ABOUT, dtype="float32")
+        check_equal(vgg.load_vgg(path), params)
 
     def test_jax_arrays_are_welcome(self, tmp_path: Path) -> None:
-        params = pretrained_vgg.load_vgg()
+        params = vgg.load_vgg()
         as_jax = {k: {p: jnp.asarray(v) for p, v in parts.items()} for k, parts in params.items()}
-        pretrained_vgg.save(tmp_path / "a.safetensors", as_jax, **ABOUT)
-        check_equal(pretrained_vgg.load_vgg(str(tmp_path / "a.safetensors")), params)
+        vgg.save(tmp_path / "a.safetensors", as_jax, **ABOUT)
+        check_equal(vgg.load_vgg(str(tmp_path / "a.safetensors")), params)
 
-    def test_a_flipped_bit_is_told(self, tmp_path: Path) -> None:
+    def test_a_flipped_bit_is_reported(self, tmp_path: Path) -> None:
         content = bytearray(EMBEDDED.read_bytes())
         content[len(content) // 2] ^= 1
         (tmp_path / "a.safetensors").write_bytes(content)
         with pytest.raises(FileError, match=r"a\.safetensors is damaged: the SHA-256"):
-            pretrained_vgg.load_vgg(tmp_path / "a.safetensors")
+            vgg.load_vgg(tmp_path / "a.safetensors")
 
-    def test_a_truncated_file_is_told(self, tmp_path: Path) -> None:
+    def test_a_truncated_file_is_reported(self, tmp_path: Path) -> None:
         (tmp_path / "a.safetensors").write_bytes(EMBEDDED.read_bytes()[:-1])
         with pytest.raises(FileError, match=r"a\.safetensors cannot be read"):
-            pretrained_vgg.load_vgg(tmp_path / "a.safetensors")
+            vgg.load_vgg(tmp_path / "a.safetensors")
 
-    def test_a_file_from_the_future_is_told(self, tmp_path: Path) -> None:
+    def test_a_file_from_the_future_is_reported(self, tmp_path: Path) -> None:
         tensorfile.write(
             tmp_path / "a",
             {"x": np.ones(1, np.float32)},
-            {"format": pretrained_vgg.FORMAT, "version": "2"},
+            {"format": vgg.FORMAT, "version": "2"},
         )
         with pytest.raises(FileError, match="version 2"):
-            pretrained_vgg.load_vgg(tmp_path / "a")
+            vgg.load_vgg(tmp_path / "a")
 
     def test_trees_that_are_no_vgg_are_not_written(self, tmp_path: Path) -> None:
-        params = pretrained_vgg.load_vgg()
+        params = vgg.load_vgg()
         params["conv1_1"]["bias"] = np.full(64, 1e6, np.float32)
         params["conv1_2"]["bias"] = np.zeros(65, np.float32)
         del params["conv5_3"]
         with pytest.raises(ValueError, match="float16") as caught:
-            pretrained_vgg.save(tmp_path / "a", params, **ABOUT)
+            vgg.save(tmp_path / "a", params, **ABOUT)
         for problem in (
             "conv1_1/bias is not finite",
             "conv1_2/bias has shape (65,) instead of (64,)",
@@ -159,42 +159,42 @@ class TestOurFiles:
 
     def test_a_name_or_file_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(FileError, match="vgg16, vgg16-torchvision, vgg19-torchvision"):
-            pretrained_vgg.load_vgg("vgg11")
+            vgg.load_vgg("vgg11")
         with pytest.raises(FileError, match="no weights"):
-            pretrained_vgg.load_vgg(tmp_path)
+            vgg.load_vgg(tmp_path)
 
 
 class TestFromTorchvision:
     @pytest.mark.parametrize("depth", [16, 19])
     def test_layers_and_axes(self, depth: int) -> None:
         state = random_state_dict(depth)
-        params = pretrained_vgg.from_torchvision(state)
+        params = vgg.from_torchvision(state)
         check_same(params, state, depth)
         np.testing.assert_allclose(params["normalization"]["mean"], [0.485, 0.456, 0.406])
         np.testing.assert_allclose(params["normalization"]["std"], [0.229, 0.224, 0.225])
 
     def test_the_oxford_normalisation(self, vgg16: dict[str, np.ndarray]) -> None:
-        params = pretrained_vgg.from_torchvision(vgg16, normalization="oxford")
+        params = vgg.from_torchvision(vgg16, normalization="oxford")
         np.testing.assert_allclose(params["normalization"]["mean"], [0.48235, 0.45882, 0.40784])
         np.testing.assert_allclose(params["normalization"]["std"], np.full(3, 1 / 255))
         with pytest.raises(ValueError, match="imagenet"):
-            pretrained_vgg.from_torchvision(vgg16, normalization="imagenet")  # type: ignore[arg-type]
+            vgg.from_torchvision(vgg16, normalization="imagenet")  # type: ignore[arg-type]
 
     def test_the_classifier_is_ignored(self, vgg16: dict[str, np.ndarray]) -> None:
         more = dict.fromkeys(
             ["classifier.0.weight", "pre_logits.fc1.weight", "head.fc.bias"], np.array(np.nan)
         )
-        check_same(pretrained_vgg.from_torchvision(vgg16 | more), vgg16, 16)
+        check_same(vgg.from_torchvision(vgg16 | more), vgg16, 16)
 
-    def test_all_problems_are_told_at_once(self, vgg16: dict[str, np.ndarray]) -> None:
+    def test_all_problems_are_reported_at_once(self, vgg16: dict[str, np.ndarray]) -> None:
         state: dict[str, Any] = dict(vgg16)
         del state["features.28.weight"]
         state["features.0.bias"] = np.zeros(3)
         state["features.2.bias"] = np.full(64, np.inf)
         state["features.5.bias"] = np.zeros(128, np.int64)
         state["features.1.running_mean"] = np.zeros(64)
-        with pytest.raises(FileError) as caught:
-            pretrained_vgg.from_torchvision(state)
+        with pytest.raises(ValueError, match="not a state dict") as caught:
+            vgg.from_torchvision(state)
         for problem in (
             "features.28.weight is missing",
             "features.0.bias has shape (3,) instead of (64,)",
@@ -211,42 +211,42 @@ class TestTorchvisionFiles:
     def test_pth(self, tmp_path: Path, vgg16: dict[str, np.ndarray], write: Any) -> None:
         state = vgg16 | {"classifier.6.bias": np.zeros(1000, np.float16)}
         write(tmp_path / "a.pth", torchwriter.state_dict(state))
-        params = pretrained_vgg.load_vgg(tmp_path / "a.pth")
+        params = vgg.load_vgg(tmp_path / "a.pth")
         check_same(params, vgg16, 16)
         np.testing.assert_allclose(params["normalization"]["mean"], [0.485, 0.456, 0.406])
 
     def test_pt_of_a_training_program(self, tmp_path: Path, vgg16: dict[str, np.ndarray]) -> None:
         state = torchwriter.state_dict({f"module.{k}": v for k, v in vgg16.items()})
         torchwriter.write_zip(tmp_path / "a.pt", {"state_dict": state, "epoch": 3})
-        check_same(pretrained_vgg.load_vgg(tmp_path / "a.pt"), vgg16, 16)
+        check_same(vgg.load_vgg(tmp_path / "a.pt"), vgg16, 16)
 
     def test_safetensors(self, tmp_path: Path, vgg16: dict[str, np.ndarray]) -> None:
         state = vgg16 | {"head.fc.bias": np.zeros(1000, np.float16)}
         state["features.0.bias"] = state["features.0.bias"].astype(ml_dtypes.bfloat16)
         safetensors.numpy.save_file(state, tmp_path / "a.safetensors")
-        check_same(pretrained_vgg.load_vgg(tmp_path / "a.safetensors"), vgg16, 16)
+        check_same(vgg.load_vgg(tmp_path / "a.safetensors"), vgg16, 16)
 
     def test_a_classifier_of_nans_means_oxford(
         self, tmp_path: Path, vgg16: dict[str, np.ndarray]
     ) -> None:
         state = vgg16 | {"classifier.0.bias": np.full(4096, np.nan, np.float32)}
         torchwriter.write_legacy(tmp_path / "a.pth", torchwriter.state_dict(state))
-        params = pretrained_vgg.load_vgg(tmp_path / "a.pth")
+        params = vgg.load_vgg(tmp_path / "a.pth")
         np.testing.assert_allclose(params["normalization"]["mean"], [0.48235, 0.45882, 0.40784])
 
     def test_oxford_features_are_recognised(
         self, tmp_path: Path, vgg16: dict[str, np.ndarray]
     ) -> None:
-        kernel = pretrained_vgg.load_vgg()["conv1_1"]["kernel"].transpose(3, 2, 0, 1)
+        kernel = vgg.load_vgg()["conv1_1"]["kernel"].transpose(3, 2, 0, 1)
         state = vgg16 | {"features.0.weight": np.ascontiguousarray(kernel)}
         safetensors.numpy.save_file(state, tmp_path / "a.safetensors")
-        params = pretrained_vgg.load_vgg(tmp_path / "a.safetensors")
+        params = vgg.load_vgg(tmp_path / "a.safetensors")
         np.testing.assert_allclose(params["normalization"]["std"], np.full(3, 1 / 255))
 
-    def test_another_network_is_told_with_its_path(self, tmp_path: Path) -> None:
+    def test_another_network_is_reported_with_its_path(self, tmp_path: Path) -> None:
         torchwriter.write_zip(tmp_path / "a.pth", {"conv1.weight": torchwriter.tensor(np.ones(2))})
         with pytest.raises(FileError, match=r"a\.pth: not a state dict .*conv1\.weight is surplus"):
-            pretrained_vgg.load_vgg(tmp_path / "a.pth")
+            vgg.load_vgg(tmp_path / "a.pth")
 
 
 @pytest.fixture(scope="module")
@@ -279,34 +279,49 @@ def site(tmp_path_factory: pytest.TempPathFactory, vgg16: dict[str, np.ndarray])
         thread.join()
 
 
+Fetch = Callable[[Source, Path], vgg.Params]
+
+
 class TestFetch:
     @pytest.fixture
     def source(
         self, site: Path, vgg16: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
-    ) -> pretrained_vgg.Source:
+    ) -> Source:
         monkeypatch.setattr(download, "PAUSE_SECONDS", 0.001)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         address = f"http://127.0.0.1:{(site / 'port').read_text()}"
-        return pretrained_vgg.Source(
+        return Source(
             safetensors_url=f"{address}/model.safetensors",
             torch_url=f"{address}/{next(site.glob('*.pth')).name}",
             first_values={"features.0.weight": tuple(vgg16["features.0.weight"].ravel()[:3])},
         )
 
+    @pytest.fixture
+    def fetch(self, monkeypatch: pytest.MonkeyPatch) -> Fetch:
+        """Loads the network `x` from a source through a cache folder."""
+
+        def load(source: Source, folder: Path) -> vgg.Params:
+            monkeypatch.setitem(torchvision.SOURCES, "x", source)
+            monkeypatch.setenv("PERCEPTUAL_JAX_CACHE", str(folder))
+            return vgg.load_vgg("x")
+
+        return load
+
     def test_features_are_fetched_once(
-        self, source: pretrained_vgg.Source, tmp_path: Path, vgg16: dict[str, np.ndarray]
+        self, fetch: Fetch, source: Source, tmp_path: Path, vgg16: dict[str, np.ndarray]
     ) -> None:
         folder = tmp_path / "new" / "cache"
-        check_same(pretrained_vgg.fetch("x", source, folder), vgg16, 16)
+        check_same(fetch(source, folder), vgg16, 16)
         assert sorted(file.name for file in folder.iterdir()) == ["x.lock", "x.safetensors"]
-        nowhere = pretrained_vgg.Source()
-        check_same(pretrained_vgg.fetch("x", nowhere, folder), vgg16, 16)
+        nowhere = Source(safetensors_url="", torch_url="")
+        check_same(fetch(nowhere, folder), vgg16, 16)
         _, metadata = tensorfile.read(folder / "x.safetensors")
         assert metadata["source"] == source.safetensors_url
 
-    def test_a_damaged_file_in_the_cache_is_told_and_fetched_again(
+    def test_a_damaged_file_in_the_cache_is_reported_and_fetched_again(
         self,
-        source: pretrained_vgg.Source,
+        fetch: Fetch,
+        source: Source,
         tmp_path: Path,
         vgg16: dict[str, np.ndarray],
         caplog: pytest.LogCaptureFixture,
@@ -314,32 +329,33 @@ class TestFetch:
         content = bytearray(EMBEDDED.read_bytes())
         content[-1] ^= 1
         (tmp_path / "x.safetensors").write_bytes(content)
-        check_same(pretrained_vgg.fetch("x", source, tmp_path), vgg16, 16)
+        check_same(fetch(source, tmp_path), vgg16, 16)
         assert "x.safetensors is damaged" in caplog.text
         assert "fetching it again" in caplog.text
 
     def test_the_official_file_is_the_second_source(
-        self, source: pretrained_vgg.Source, tmp_path: Path, vgg16: dict[str, np.ndarray]
+        self, fetch: Fetch, source: Source, tmp_path: Path, vgg16: dict[str, np.ndarray]
     ) -> None:
         missing = source.safetensors_url.replace("model", "missing")
         source = dataclasses.replace(source, safetensors_url=missing)
-        check_same(pretrained_vgg.fetch("x", source, tmp_path), vgg16, 16)
+        check_same(fetch(source, tmp_path), vgg16, 16)
         _, metadata = tensorfile.read(tmp_path / "x.safetensors")
         assert metadata["source"] == source.torch_url
         assert sorted(file.name for file in tmp_path.iterdir()) == ["x.lock", "x.safetensors"]
 
     def test_another_network_at_the_first_address_is_not_taken(
-        self, source: pretrained_vgg.Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, fetch: Fetch, source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         source = dataclasses.replace(source, first_values={"features.0.bias": (0.403388,)})
-        pretrained_vgg.fetch("x", source, tmp_path)
+        fetch(source, tmp_path)
         assert "has another network: features.0.bias differs" in caplog.text
         _, metadata = tensorfile.read(tmp_path / "x.safetensors")
         assert metadata["source"] == source.torch_url
 
     def test_a_file_put_there_by_hand_is_taken_and_kept(
         self,
-        source: pretrained_vgg.Source,
+        fetch: Fetch,
+        source: Source,
         site: Path,
         tmp_path: Path,
         vgg16: dict[str, np.ndarray],
@@ -347,48 +363,42 @@ class TestFetch:
         official = next(site.glob("*.pth"))
         by_hand = tmp_path / official.name
         shutil.copy(official, by_hand)
-        offline = pretrained_vgg.Source(torch_url=f"http://127.0.0.1:9/{official.name}")
-        check_same(pretrained_vgg.fetch("x", offline, tmp_path), vgg16, 16)
+        nowhere = "http://127.0.0.1:9"
+        offline = Source(f"{nowhere}/model.safetensors", f"{nowhere}/{official.name}")
+        check_same(fetch(offline, tmp_path), vgg16, 16)
         assert by_hand.exists()
 
         (tmp_path / "x.safetensors").unlink()
         with by_hand.open("r+b") as file:
             file.write(b"?")
         with pytest.raises(FileError, match="damaged: its SHA-256"):
-            pretrained_vgg.fetch("x", offline, tmp_path)
+            fetch(offline, tmp_path)
 
-    def test_offline_says_what_to_do(self, source: pretrained_vgg.Source, tmp_path: Path) -> None:
+    def test_offline_says_what_to_do(self, fetch: Fetch, source: Source, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             nobody = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        offline = pretrained_vgg.Source(
+        offline = Source(
             safetensors_url=f"{nobody}/model.safetensors", torch_url=f"{nobody}/vgg16-397923af.pth"
         )
         with pytest.raises(FileError) as caught:
-            pretrained_vgg.fetch("vgg16-torchvision", offline, tmp_path)
+            fetch(offline, tmp_path)
         message = str(caught.value)
         assert f"Fetch {nobody}/vgg16-397923af.pth" in message
         assert f"put it into {tmp_path}" in message
-        assert "--vgg=PATH" in message
+        assert message.endswith("or give its path instead of the name")
+        assert "cannot be kept" not in message
         assert "\n" not in message
 
     def test_a_cache_that_cannot_be_written(
-        self, source: pretrained_vgg.Source, tmp_path: Path
+        self, fetch: Fetch, source: Source, tmp_path: Path
     ) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(FileError, match="PERCEPTUAL_JAX_CACHE"):
-            pretrained_vgg.fetch("x", source, tmp_path / "file")
-
-    def test_names_use_the_cache_folder(
-        self, source: pretrained_vgg.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("PERCEPTUAL_JAX_CACHE", str(tmp_path))
-        monkeypatch.setitem(pretrained_vgg.NAMES, "vgg16-torchvision", source)
-        pretrained_vgg.load_vgg("vgg16-torchvision")
-        assert (tmp_path / "vgg16-torchvision.safetensors").exists()
+            fetch(source, tmp_path / "file")
 
 
 def test_published_addresses_name_their_digests() -> None:
-    for name, source in pretrained_vgg.NAMES.items():
-        if name != "vgg16":
-            assert re.fullmatch(r"https://.*/vgg1[69]-[0-9a-f]{8}\.pth", source.torch_url)
-            assert source.safetensors_url.startswith("https://")
+    assert vgg.NAMES == ("vgg16", "vgg16-torchvision", "vgg19-torchvision")
+    for source in torchvision.SOURCES.values():
+        assert re.fullmatch(r"https://.*/vgg1[69]-[0-9a-f]{8}\.pth", source.torch_url)
+        assert source.safetensors_url.startswith("https://")

@@ -1,8 +1,10 @@
 """Convert VGG weights from torchvision's files into this project's, optionally normalised.
 
-The result is a safetensors file that --vgg takes in every mode. PyTorch is not needed.
+Every mode takes the resulting safetensors file by --vgg. PyTorch is not needed.
 """
 
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import tqdm
 from perceptual_jax import vgg
 from perceptual_jax.cli import flags
 from perceptual_jax.cli.errors import UserError
-from perceptual_jax.io import images, resources
-from perceptual_jax.pretrained import vgg as pretrained_vgg
+from perceptual_jax.io import images
+from perceptual_jax.io.storage import FileError, pictures_in
+from perceptual_jax.pretrained.vgg import load_vgg, save
 
 
 def define_flags(define: flags.Flags) -> None:
@@ -21,8 +24,8 @@ def define_flags(define: flags.Flags) -> None:
     define.string(
         "input",
         None,
-        "The weights: a .pth or .safetensors state dict in torchvision's layout, a file of ours, "
-        "or a name (vgg16, vgg16-torchvision, vgg19-torchvision).",
+        "The weights: a .pth or .safetensors state dict in torchvision's layout, a file in our "
+        "format, or a name (vgg16, vgg16-torchvision, vgg19-torchvision).",
     )
     define.string("output", None, "The .safetensors file to write.")
     define.enum("dtype", "float32", ["float32", "float16"], "How the weights are stored.")
@@ -36,23 +39,21 @@ def define_flags(define: flags.Flags) -> None:
     define.integer("image_size", 256, "Long side to which the photos are resized.", least=16)
 
 
-def main(values: Any) -> None:
+def main(values: Any) -> int:
     if not values.input or not values.output:
         raise UserError("--input and --output are needed: see --mode=convert_weights --help")
     output = Path(values.output).expanduser()
     if output.suffix != ".safetensors":
         raise UserError(f"--output={output} must end in .safetensors")
-    params = pretrained_vgg.load_vgg(values.input)
+    params = load_vgg(values.input)
     source = f"converted from {Path(values.input).name}"
+    failed: list[str] = []
     if values.normalize:
-        photos = _photos(Path(values.normalize).expanduser())
-        sized = (
-            images.fit(photo, values.image_size)
-            for photo in map(images.read, tqdm.tqdm(photos, unit="photo"))
-        )
-        params = vgg.normalize_filters(params, sized, pooling=values.pooling)
-        source += f", normalised over {len(photos)} photos"
-    pretrained_vgg.save(
+        files = pictures_in(Path(values.normalize).expanduser())
+        photos = _photos(files, values.image_size, failed)
+        params = vgg.normalize_filters(params, photos, pooling=values.pooling)
+        source += f", normalised over {len(files) - len(failed)} photos"
+    save(
         output,
         params,
         name=output.stem,
@@ -63,12 +64,19 @@ def main(values: Any) -> None:
     count = sum(np.size(array) for part in params.values() for array in part.values())
     layers = sum(name.startswith("conv") for name in params)
     print(f"{output}: VGG-{layers + 3}, {count:,} parameters as {values.dtype}")
+    for reason in failed:
+        print(f"left out: {reason}", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def _photos(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise UserError(f"--normalize={folder} is not a folder")
-    found = [path for path in folder.iterdir() if path.suffix.lower() in resources.PICTURE_SUFFIXES]
-    if not found:
-        raise UserError(f"there are no pictures in --normalize={folder}")
-    return sorted(found)
+def _photos(files: Sequence[Path], long_side: int, failed: list[str]) -> Iterator[np.ndarray]:
+    """The photos that can be read, resized; why others cannot goes to `failed`."""
+    for path in tqdm.tqdm(files, unit="photo"):
+        try:
+            photo = images.read(path)
+        except FileError as error:
+            failed.append(str(error))
+        else:
+            yield images.fit(photo, long_side)
+    if len(failed) == len(files):
+        raise UserError(f"none of the {len(files)} photos can be read: {failed[0]}")

@@ -16,7 +16,8 @@ import numpy as np
 from perceptual_jax import color, metrics
 from perceptual_jax.cli import console, flags, superres_flags
 from perceptual_jax.cli.errors import UserError
-from perceptual_jax.io import image_grid, images, resources
+from perceptual_jax.io import image_grid, images
+from perceptual_jax.io.storage import pictures_in
 from perceptual_jax.models import networks, super_resolution
 from perceptual_jax.pretrained import networks as pretrained_networks
 from perceptual_jax.training import degradation, recorder, train_losses
@@ -58,14 +59,15 @@ def main(values: Any) -> int:
     superres_flags.check_factor(values)
     if not values.data:
         raise UserError("--data is missing: give a folder of photos")
-    files = _photos(values.data)
+    data = Path(values.data).expanduser()
+    files = pictures_in(data)
     if not values.network:
         raise UserError("--network is empty: give feature, pixel or a file")
     trained = {
         name: pretrained_networks.load_superres(name, values.factor) for name in values.network
     }
     labels = _short(trained, taken="bicubic")
-    titles = _short((path.name for path in files), taken="mean")
+    titles = _short((str(path.relative_to(data)) for path in files), taken="mean")
     rows: dict[str, dict[str, dict[str, float]]] = {}
     pictures: list[list[np.ndarray]] = []
     with contextlib.closing(console.ProgressBar(len(files))) as bar:
@@ -83,7 +85,7 @@ def main(values: Any) -> int:
                 if values.match_histogram:
                     result = np.asarray(jax.jit(color.match_histogram)(result, small))
                 found[labels[name]] = result
-            rows[titles[path.name]] = {
+            rows[titles[str(path.relative_to(data))]] = {
                 label: _measured(result, train_losses.unit_range(truth), values.factor)
                 for label, result in found.items()
             }
@@ -98,18 +100,6 @@ def main(values: Any) -> int:
     folder = Path(values.workdir or f"runs/evaluate-x{values.factor}").expanduser()
     _write(folder, rows, pictures, flags.as_dict(values))
     return 0
-
-
-def _photos(data: str) -> list[Path]:
-    folder = Path(data).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"--data={data} is no folder")
-    files = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in resources.PICTURE_SUFFIXES
-    )
-    if not files:
-        raise UserError(f"there is no picture in {folder}")
-    return files
 
 
 def _short(names: Iterable[str], *, taken: str) -> dict[str, str]:
@@ -174,6 +164,6 @@ def _write(
         (folder / "results.json").write_text(record + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
-    crops = image_grid.sheet(pictures, row_labels=list(rows)[:-1], column_labels=[*labels, "photo"])
+    crops = image_grid.draw(pictures, row_labels=list(rows)[:-1], column_labels=[*labels, "photo"])
     images.write(folder / "crops.png", crops, settings=settings)
     print(f"{table}\n\n{folder}: table.md, results.json, crops.png")

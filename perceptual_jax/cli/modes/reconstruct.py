@@ -148,7 +148,7 @@ def main(values: Any) -> int:
         "mode": "reconstruct",
         **flags.as_dict(values),
     }
-    picture = image_grid.sheet(
+    picture = image_grid.draw(
         rows, row_labels=figure.row_labels, column_labels=figure.column_labels
     )
     images.write(output, picture, settings=settings)

@@ -21,6 +21,7 @@ from perceptual_jax.cli import console, flags, memory
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.io import image_grid, images
 from perceptual_jax.io import masks as regions
+from perceptual_jax.io.storage import pictures_in
 from perceptual_jax.models import stylization
 from perceptual_jax.models.networks import StyleNetwork
 from perceptual_jax.pretrained import networks as pretrained_networks
@@ -304,7 +305,7 @@ def _write_sheet(values: Any, trained: TrainedNetwork, look: _Look) -> int:
     sources = [source]
     if several:
         folder = Path(source).expanduser()
-        sources = [str(path) for path in batch_lib.pictures_in(folder, besides=Path(output))]
+        sources = [str(path) for path in pictures_in(folder, exclude=Path(output))]
     side = values.image_size or _SHEET_SIDE
     labels = ["photo", *trained.styles]
     rows_of_styles = np.eye(len(trained.styles), dtype=np.float32)
@@ -325,7 +326,7 @@ def _write_sheet(values: Any, trained: TrainedNetwork, look: _Look) -> int:
                 bar.update(1, style, {})
     bar.close()
     if several:
-        drawn = image_grid.sheet(rows, column_labels=[label.replace("_", " ") for label in labels])
+        drawn = image_grid.draw(rows, column_labels=[label.replace("_", " ") for label in labels])
     else:
         drawn = _block(rows[0], labels)
     batch_lib.write(output, images.Picture(drawn, None), _settings(values, trained))
@@ -339,7 +340,7 @@ def _block(cells: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
     root = math.ceil(math.sqrt(len(cells)))
     columns = min((root, root + 1), key=lambda columns: -len(cells) % columns)
     starts = range(0, len(cells), columns)
-    return image_grid.sheet(
+    return image_grid.draw(
         [cells[start : start + columns] for start in starts],
         captions=[labels[start : start + columns] for start in starts],
     )

@@ -220,7 +220,7 @@ def _preview(network: Any, kind: str, variables: Any, path: Path) -> None:
                 for cell in (np.clip(bicubic, 0.0, 1.0), output, train_losses.unit_range(truth))
             ]
         )
-    images.write(path, image_grid.sheet(rows, column_labels=["bicubic", "network", "photo"]))
+    images.write(path, image_grid.draw(rows, column_labels=["bicubic", "network", "photo"]))
 
 
 def _middle(picture: np.ndarray, side: int) -> np.ndarray:

@@ -226,4 +226,4 @@ def _preview(began: TrainedNetwork, side: int, variables: Any, path: Path) -> No
             for photo in photos
         ]
         rows.append([np.asarray(batch[0]) for batch in stylised])
-    images.write(path, image_grid.sheet(rows, row_labels=["photo", *began.styles]))
+    images.write(path, image_grid.draw(rows, row_labels=["photo", *began.styles]))

@@ -218,14 +218,11 @@ class TestMistakes:
         ("arguments", "told"),
         [
             ([], "--data is missing: give a folder of photos"),
-            (["--data=nowhere"], "--data=nowhere is no folder"),
-            (["--data=photos/one.png"], "--data=photos/one.png is no folder"),
+            (["--data=nowhere"], "nowhere is not a folder"),
+            (["--data=photos/one.png"], "photos/one.png is not a folder"),
             (["--data=empty"], "there is no picture in empty"),
             (["--data=photos", "--factor=6"], "--factor=6 must be 4 or 8"),
-            (
-                ["--data=photos", "--factor=8"],
-                "--network=zero.safetensors enlarges by 4: give --factor=4",
-            ),
+            (["--data=photos", "--factor=8"], "zero.safetensors enlarges by 4, not by 8"),
             (["--data=photos", "--network="], "--network is empty"),
             (["--data=photos", "--network=nowhere"], "there is no network 'nowhere'"),
         ],

@@ -207,7 +207,7 @@ class TestMistakes:
         [
             (["--factor=5"], "--factor=5 must be 4 or 8"),
             (["--factor=3"], "factor"),
-            (["--factor=8"], "--network=x4.safetensors enlarges by 4: give --factor=4"),
+            (["--factor=8"], "x4.safetensors enlarges by 4, not by 8"),
             (["--network=style.safetensors"], "is not a network for super-resolution"),
             (["--network=nowhere"], "there is no network 'nowhere'"),
             (["--network=photo.png"], "photo.png is damaged, or not a file of torch.save"),

@@ -273,7 +273,7 @@ class TestMistakes:
             (["--factor=8", "--image_size=44"], "--image_size=44 must be a multiple of 8"),
             (["--factor=8", "--image_size=32"], "crops of 40 pixels: raise --image_size=32"),
             (["--image_size=52"], "--photo_size=48 is less than --image_size=52"),
-            (["--network=x8.safetensors"], "--network=x8.safetensors enlarges by 8: give"),
+            (["--network=x8.safetensors"], "x8.safetensors enlarges by 8, not by 4"),
             (["--network=x4.safetensors", "--image_size=42"], "--image_size=42 must be a multiple"),
             (["--network=nowhere"], "there is no network 'nowhere'"),
             (["--pixel_weight=0", "--content_weight=0"], "--loss=both has no layer or weight"),

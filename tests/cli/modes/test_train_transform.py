@@ -369,7 +369,7 @@ class TestMistakes:
             (["--tv_weight=inf"], "tv_weight must be a finite number"),
             (["--seed=4294967296"], "Seed must be an integer"),
             (["--data=nowhere"], "there is no nowhere: check the path"),
-            (["--data=empty"], "there are no photos in empty"),
+            (["--data=empty"], "there is no picture in empty"),
             (["--vgg=nothing"], "there are no weights 'nothing'"),
             (["--workdir=red.png"], "the checkpoints of --workdir=red.png"),
             (["--output=photos"], "--output=photos is a folder"),

@@ -1,0 +1,158 @@
+"""Decoding with Pillow: what EXIF orientation, ICC profile, alpha and depth of a file amount to.
+
+`images` is made of these functions.  Whatever Pillow raises becomes a `FileError` about the file.
+"""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from perceptual_jax.io.storage import FileError
+
+# More than the largest camera sensors sold (151 megapixels), and 2.1 GB as float32.  Less than the
+# 179 megapixels that Pillow itself refuses, whose setting all of the process would share.
+MAX_PIXELS = 175_000_000
+
+# Pillow reads more, some of it by running another program (PostScript through Ghostscript), which
+# a stranger's picture must not be able to start.
+READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP")
+
+
+def decode(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """The RGB and the alpha in a file, see `rgb_and_alpha`.
+
+    Raises:
+      FileError: as `open_picture`.
+    """
+    with open_picture(path) as opened:
+        opened.load()
+        return rgb_and_alpha(upright(opened), path)
+
+
+@contextlib.contextmanager
+def open_picture(path: str | Path) -> Iterator[Image.Image]:
+    """A picture opened by Pillow; whatever is raised until it is closed becomes a `FileError`.
+
+    Raises:
+      FileError: there is no such file, or it is empty, damaged, larger than `MAX_PIXELS`, or not
+        a picture that can be read.
+    """
+    path = Path(path).expanduser()
+    with file_errors(path), warnings.catch_warnings():
+        if path.is_dir():
+            raise FileError(f"{path} is a folder: give the path of a picture in it")
+        if not path.exists():
+            raise FileError(f"there is no file {path}: check the path")
+        if path.stat().st_size == 0:
+            raise FileError(f"{path} is empty: copy or download it again")
+        # Pillow warns of odd metadata and of large pictures, and the user can do nothing about
+        # either.  Other warnings stay: all threads of the process share the filters.
+        warnings.filterwarnings("ignore", module="PIL")
+        # Given a path, Pillow 11 to 13 map some TIFF files into memory and rotate them wrongly.
+        with path.open("rb") as file, Image.open(file, formats=READABLE_FORMATS) as image:
+            check_size(image)
+            yield image
+
+
+@contextlib.contextmanager
+def file_errors(name: str | Path) -> Iterator[None]:
+    """Turns whatever Pillow raises into a `FileError` about the file of this name."""
+    try:
+        yield
+    except (FileError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise FileError(
+            f"{name} is larger than {MAX_PIXELS / 1e6:g} megapixels: "
+            "make a smaller copy and use that"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise FileError(
+            f"{name} is not a picture that can be read, or is cut short at its start: "
+            f"use a {', '.join(READABLE_FORMATS[:-1])} or {READABLE_FORMATS[-1]} file"
+        ) from error
+    except PermissionError as error:
+        raise FileError(f"{name} may not be read: change its permissions") from error
+    except Exception as error:
+        # Damage makes Pillow raise OSError, SyntaxError, struct.error, ValueError and others.
+        raise FileError(
+            f"{name} is damaged or incomplete ({error}): copy or download it again"
+        ) from error
+
+
+def check_size(image: Image.Image) -> None:
+    """Raises Pillow's error for pictures of too many pixels; its own limit is a warning only."""
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+
+
+def rgb_and_alpha(image: Image.Image, name: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """RGB as it is stored under any transparency, and alpha, which is None if all is opaque.
+
+    Args:
+      image: decoded, in any mode.
+      name: what errors call it.
+
+    Returns:
+      (H, W, 3), sRGB, and (H, W), float32 in [0, 1].
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey, alpha = _deep_grey(image, name)
+        rgb = np.repeat(grey[..., None], 3, axis=-1)
+    else:
+        alpha = None
+        if image.has_transparency_data:
+            alpha = _unit_range(image.convert("RGBA").getchannel("A"))
+        rgb = _unit_range(to_srgb(image))
+    return rgb, None if alpha is None or np.all(alpha == 1.0) else alpha
+
+
+def _unit_range(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(np.float32) / np.float32(255)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Applies the EXIF orientation."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        # Broken EXIF raises SyntaxError, struct.error, TypeError...; the pixels are good.
+        return image
+
+
+def _deep_grey(image: Image.Image, name: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Grey (H, W) in [0, 1] of an image of more than 8 bits, and its alpha."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        if np.isnan(values).any():
+            raise FileError(f"{name} holds NaN: save it again with values between 0 and 1")
+        return np.clip(values, 0.0, 1.0), None
+    # "I" is Pillow's signed 32 bits, in which it also keeps some files of 16 bits.
+    if values.min() < 0 or values.max() > 65535:
+        raise FileError(f"{name} holds integers of 32 bits: save it again with 8 or 16 bits")
+    # A PNG may name one value that stands for transparent.
+    transparent = image.info.get("transparency")
+    alpha = None if transparent is None else (values != transparent).astype(np.float32)
+    return values.astype(np.float32) / np.float32(65535), alpha
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """An image of 8 bits in any mode as RGB in the sRGB colour space, without its alpha."""
+    kind = {"CMYK": "CMYK", "1": "L", "L": "L", "LA": "L"}.get(image.mode, "RGB")
+    if profile_bytes := image.info.get("icc_profile"):
+        # A broken profile, or one for another kind of image, is ignored.
+        with contextlib.suppress(OSError, TypeError, ValueError, ImageCms.PyCMSError):
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(profile_bytes))
+            space = profile.profile.xcolor_space.strip()
+            profile_kind = {"CMYK": "CMYK", "GRAY": "L", "RGB": "RGB"}.get(space, "")
+            # Grey files often have an RGB profile, which is meant for R = G = B.
+            if profile_kind == kind or (profile_kind, kind) == ("RGB", "L"):
+                srgb = ImageCms.createProfile("sRGB")
+                transform = ImageCms.buildTransform(profile, srgb, profile_kind, "RGB")
+                return transform.apply(image.convert(profile_kind))
+    return image.convert("RGB")
