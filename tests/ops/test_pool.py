@@ -89,3 +89,13 @@ def test_pooling_keeps_bfloat16(pool: Callable[[jax.Array], jax.Array]) -> None:
     assert (
         float(pool(image)[0, 0, 0]) == {"max_pool_reverse": 7.0, "average_pool": 4.0}[pool.__name__]
     )
+
+
+def test_both_forms_of_max_pool_are_one_function() -> None:
+    image = jnp.asarray(reference.random_images(2, 5, 6, 3)) - 0.5
+    values, slopes = [], []
+    for form in (pool.max_pool, pool.max_pool_reverse):
+        values.append(form(image))
+        slopes.append(jax.grad(lambda x, form=form: jnp.sum(jnp.sin(form(jax.nn.relu(x)))))(image))
+    np.testing.assert_array_equal(*values)
+    np.testing.assert_allclose(*slopes, rtol=1e-6)
