@@ -77,7 +77,8 @@ def scale_by_lbfgs(memory: int, max_step: float) -> optax.GradientTransformation
         zeros = jax.tree.map(jnp.zeros_like, params)
         ring = jax.tree.map(lambda leaf: jnp.zeros((memory, *leaf.shape), leaf.dtype), params)
         count = jnp.zeros((), jnp.int32)
-        products = jnp.zeros((memory, memory), _products_dtype(params))
+        widest = max((leaf.dtype for leaf in jax.tree.leaves(params)), key=lambda x: x.itemsize)
+        products = jnp.zeros((memory, memory), widest)
         return LBFGSState(count, count, zeros, zeros, ring, ring, products, products)
 
     def update(gradient: Any, state: LBFGSState, params: Any = None) -> tuple[Any, LBFGSState]:
@@ -110,15 +111,9 @@ def _widen(tree: Any) -> Any:
         leaf = jnp.asarray(leaf)
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(f"L-BFGS needs real floating-point parameters, got {leaf.dtype}")
-        return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        return leaf.astype(leaf.dtype if leaf.dtype.itemsize >= 4 else jnp.float32)
 
     return jax.tree.map(widen, tree)
-
-
-def _products_dtype(tree: Any) -> Any:
-    """The widest type of the leaves."""
-    types = [leaf.dtype for leaf in jax.tree.leaves(tree)]
-    return functools.reduce(jnp.promote_types, types, jnp.dtype(jnp.float32))
 
 
 def _dots(ring: Any, vector: Any, dtype: Any) -> jax.Array:
