@@ -71,7 +71,7 @@ def run(
         if options.workdir:
             folder = RunFolder(options.workdir, settings, plot=options.plot)
             record = stack.enter_context(contextlib.closing(folder))
-        extras = _Extras(record, options.preview_every, output, write)
+        recording = True
         interrupts = stack.enter_context(console.interruptible())
         work = sum(math.prod(size) * (steps + 1) for size, steps in stages)
         try:
@@ -85,13 +85,20 @@ def run(
                         f"{_size(best)} iteration {report.step}/{report.steps}",
                         report.trace.summary(),
                     )
-                    extras.keep(report, best, before, iterations)
+                    try:
+                        if recording and record:
+                            record.record(_metrics(report, best, iterations))
+                        if recording and _is_due(options.preview_every, before, iterations):
+                            write(_preview_path(output, record, iterations), best, iterations)
+                    except Exception as error:  # The picture matters more: the run goes on.
+                        recording = False
+                        _log.warning("no metrics and previews from here on: %s", error)
                     if interrupts:
                         break
         except synthesis.NonFiniteError as error:
             failure = error
         except Exception:
-            # Such as an accelerator's memory that is full at a finer stage.
+            # For example, the memory of an accelerator is too small for the next stage.
             if best is not None:
                 write(output, best, iterations)
             raise
@@ -114,45 +121,17 @@ def _size(images: np.ndarray) -> str:
     return f"{width}x{height}" if count == 1 else f"{count} pictures of {width}x{height}"
 
 
-class _Extras:
-    """Metrics and previews: the first that cannot be written is the last, and the run goes on."""
-
-    def __init__(
-        self,
-        record: RunFolder | None,
-        preview_every: int,
-        output: Path,
-        write: Callable[[Path, np.ndarray, int], None],
-    ) -> None:
-        self._record, self._preview_every = record, preview_every
-        self._output, self._write = output, write
-        self._failed = False
-
-    def keep(
-        self, report: synthesis.Report, best: np.ndarray, before: int, iterations: int
-    ) -> None:
-        """What a report adds, that took the iterations from `before` to `iterations`."""
-        if self._failed:
-            return
-        try:
-            if self._record:
-                self._record.record(_metrics(report, best, iterations))
-            every = self._preview_every
-            if every and iterations // every > before // every:
-                self._write(self._preview_path(iterations), best, iterations)
-        except OSError as error:
-            self._failed = True
-            _log.warning("no metrics and previews from here on: %s", error)
-
-    def _preview_path(self, iterations: int) -> Path:
-        if self._record:
-            return self._record.preview_path(iterations)
-        return self._output.with_name(f"{self._output.stem}-{iterations:06d}{self._output.suffix}")
+def _is_due(every: int, before: int, iterations: int) -> bool:
+    return bool(every) and iterations // every > before // every
 
 
-def _metrics(
-    report: synthesis.Report, best: np.ndarray, iterations: int
-) -> list[dict[str, Any]]:
+def _preview_path(output: Path, record: RunFolder | None, iterations: int) -> Path:
+    if record:
+        return record.preview_path(iterations)
+    return output.with_name(f"{output.stem}-{iterations:06d}{output.suffix}")
+
+
+def _metrics(report: synthesis.Report, best: np.ndarray, iterations: int) -> list[dict[str, Any]]:
     """A line for every evaluation of a report, of which the last came after `iterations`."""
     records = report.trace.records()
     return [

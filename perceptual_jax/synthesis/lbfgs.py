@@ -31,7 +31,7 @@ class LBFGSState(NamedTuple):
     The vectors are trees like the parameters, of float32 or, where the parameters are, float64.
 
     Attributes:
-      count: updates made.
+      updates: updates made.
       pairs: pairs kept.
       params: at the last update.
       gradient: at the last update.
@@ -41,7 +41,7 @@ class LBFGSState(NamedTuple):
       yy: inner products among the changes, `(m, m)`.
     """
 
-    count: jax.Array
+    updates: jax.Array
     pairs: jax.Array
     params: Any
     gradient: Any
@@ -153,7 +153,7 @@ def _remember(state: LBFGSState, gradient: Any, params: Any) -> LBFGSState:
     change = jax.tree.map(operator.sub, gradient, state.gradient)
     curvature = _dot(step, change, dtype)
     scale = jnp.sqrt(_dot(step, step, dtype) * _dot(change, change, dtype))
-    keep = (state.count > 0) & (curvature > _LEAST_COSINE * scale)
+    keep = (state.updates > 0) & (curvature > _LEAST_COSINE * scale)
     memory = state.sy.shape[0]
     slot = state.pairs % memory
     chosen = keep & (jnp.arange(memory, dtype=jnp.int32) == slot)
@@ -171,7 +171,7 @@ def _remember(state: LBFGSState, gradient: Any, params: Any) -> LBFGSState:
     yy = put(state.yy, _dots(y, change, dtype))
     yy = put(yy.T, yy[slot]).T
     return LBFGSState(
-        count=state.count + 1,
+        updates=state.updates + 1,
         pairs=state.pairs + keep.astype(jnp.int32),
         params=params,
         gradient=gradient,
@@ -185,7 +185,7 @@ def _remember(state: LBFGSState, gradient: Any, params: Any) -> LBFGSState:
 def _direction(state: LBFGSState) -> Any:
     """`H g` by the two-loop recursion, on coefficients in place of vectors.
 
-    The result is `gamma (g - sum alpha_i y_i) + sum (alpha_i - beta_i) s_i`, and the recursion needs
+    The result is `gamma (g - sum alpha_i y_i) + sum (alpha_i - beta_i) s_i`, and the recursion uses
     s, y and g in inner products only (Chen et al. 2014, "Large-scale L-BFGS using MapReduce").
     """
     sy, yy = state.sy, state.yy

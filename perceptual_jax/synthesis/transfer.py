@@ -151,9 +151,7 @@ def _targets_while_compiling(
     constants = (params, traced.out_info, weights)
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as worker:
         compiling = worker.submit(traced.lower().compile, compiler_options=options)
-        lowered = step.advance.lower(
-            state, *constants, 1, objective=objective, optimizer=optimizer
-        )
+        lowered = step.advance.lower(state, *constants, 1, objective=objective, optimizer=optimizer)
         program = compiling.result()
     memory.release()
     targets = jax.block_until_ready(program(params, **arrays))

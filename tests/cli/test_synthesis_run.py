@@ -3,6 +3,7 @@
 The reports are made up here: nothing is optimised.
 """
 
+import contextlib
 import json
 import signal
 from collections.abc import Iterator
@@ -116,14 +117,16 @@ class TestRunFolder:
 
 class TestSafety:
     def test_the_result_is_written_before_the_plot(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        written = []
+
         def fail(*arguments: Any) -> None:
-            assert OUTPUT.read_text() == "(8, 12) 6 6"
+            written.append(OUTPUT.read_text())
             raise OSError("no plot")
 
         monkeypatch.setattr(recorder, "_plot", fail)
-        with pytest.raises(OSError, match="no plot"):
+        with contextlib.suppress(OSError):
             run(whole(), workdir="run")
-        assert OUTPUT.exists()
+        assert written == ["(8, 12) 6 6"]
 
     @pytest.mark.parametrize("name", ["previews", "out-000003.txt"])
     def test_previews_that_cannot_be_written_end_nothing(

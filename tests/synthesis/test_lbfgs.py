@@ -373,10 +373,32 @@ class TestInJax:
             np.testing.assert_allclose(end, alone, rtol=1e-4, atol=1e-6)
             assert pairs == state.pairs
 
+    def test_trees_side_by_side_are_arrays_side_by_side(self) -> None:
+        starts = jnp.array([[1.0, -2.0, 0.5], [0.01, 0.02, -0.01]])
+        scales = jnp.linspace(1.0, 9.0, 3)
+        optimizer = scale_by_lbfgs(3, 0.2)
+
+        def split(x: jax.Array) -> dict[str, jax.Array]:
+            return {"a": x[..., 0], "b": x[..., 1:]}
+
+        def step(_: Any, carry: Any) -> Any:
+            point, state = carry
+            gradient = jax.tree.map(jnp.multiply, split(scales), point)
+            direction, state = optimizer.update(gradient, state, point)
+            return jax.tree.map(jnp.subtract, point, direction), state
+
+        def walk(start: Any) -> Any:
+            return jax.lax.fori_loop(0, 6, step, (start, optimizer.init(start)))[0]
+
+        found = jax.jit(jax.vmap(walk))(split(starts))
+        expected, _ = jax.jit(jax.vmap(self.walk))(starts)
+        np.testing.assert_allclose(found["a"], expected[:, 0], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found["b"], expected[:, 1:], rtol=1e-4, atol=1e-6)
+
     def test_everything_real_is_float32(self) -> None:
         end, state = jax.eval_shape(self.walk, jnp.zeros((2, 2, 3)))
         kinds = {name: value.dtype for name, value in state._asdict().items()}
-        counts = {"pairs": jnp.int32, "count": jnp.int32}
+        counts = {"pairs": jnp.int32, "updates": jnp.int32}
         assert kinds == {name: counts.get(name, jnp.float32) for name in LBFGSState._fields}
         assert end.dtype == jnp.float32
         assert state.s.shape == state.y.shape == (3, 2, 2, 3)

@@ -113,7 +113,7 @@ class TestOptimizers:
             ({"optimizer": "sgd"}, "optimizer must be 'lbfgs' or 'adam', got 'sgd'"),
             (
                 {"line_search": True, "learning_rate": 0.5},
-                "line_search finds the length of each step itself: leave learning_rate out, got 0.5",
+                "line_search finds the length of each step itself: leave learning_rate out",
             ),
             ({"line_search": True, "optimizer": "adam"}, "line_search is for lbfgs, adam has none"),
             ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),

@@ -105,8 +105,8 @@ def main(values: Any) -> int:
         style_masks=inputs.style_masks,
     )
 
-    def write(path: Path, found: np.ndarray, iterations: int) -> None:
-        image = np.clip(found[0], 0.0, 1.0)
+    def write(path: Path, best: np.ndarray, iterations: int) -> None:
+        image = np.clip(best[0], 0.0, 1.0)
         size = image.shape[:2]
         photo = images.resize(inputs.content, size)
         image = np.asarray(color.after_transfer(image, photo, keep_colors=values.keep_colors))

@@ -130,9 +130,9 @@ def main(values: Any) -> int:
         **flags.as_dict(values),
     }
 
-    def write(path: Path, found: np.ndarray, iterations: int) -> None:
+    def write(path: Path, best: np.ndarray, iterations: int) -> None:
         columns = len(figure.column_labels)
-        rows = [list(found[start : start + columns]) for start in range(0, count, columns)]
+        rows = [list(best[start : start + columns]) for start in range(0, count, columns)]
         picture = image_grid.sheet(
             rows, row_labels=figure.row_labels, column_labels=figure.column_labels
         )

@@ -90,6 +90,9 @@ def size_of(path: str | Path) -> tuple[int, int]:
         return image.size
 
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+
 class TestWithoutFlags:
     """But for the size and the iterations, which are for patient people."""
 
@@ -310,7 +313,7 @@ class TestMistakes:
             (["--output=result.gif"], "cannot tell from the suffix of 'result.gif'"),
             (["--output=photo.png/out.png"], "cannot write photo.png/out.png"),
             (["--output=."], "give the path of a file"),
-            (["--workdir=photo.png"], "cannot write to --workdir=photo.png"),
+            (["--workdir=photo.png"], "photo.png: File exists"),
             (["--vgg=nothing"], "there are no weights 'nothing'"),
             (["--tv_weight=nan"], "tv_weight must be a finite number"),
             (["--learning_rate=inf"], "learning_rate must be positive"),
