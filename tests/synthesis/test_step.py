@@ -108,7 +108,7 @@ class TestOptimizers:
         assert found[0, -1] < 0.2 * found[0, 0]
 
     @pytest.mark.parametrize(
-        ("wrong", "told"),
+        ("wrong", "message"),
         [
             ({"optimizer": "sgd"}, "optimizer must be 'lbfgs' or 'adam', got 'sgd'"),
             (
@@ -128,6 +128,6 @@ class TestOptimizers:
             ({"max_step": float("nan")}, "max_step must be positive, got nan"),
         ],
     )
-    def test_what_makes_no_sense_is_refused(self, wrong: dict[str, Any], told: str) -> None:
-        with pytest.raises(ValueError, match=told):
+    def test_what_makes_no_sense_is_refused(self, wrong: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
             Optimizer(**wrong)

@@ -33,7 +33,7 @@ class TestCoarseToFine:
     ) -> None:
         assert synthesis.coarse_to_fine(size) == scales
 
-    def test_as_many_as_asked_for(self) -> None:
+    def test_as_many_as_are_given(self) -> None:
         assert synthesis.coarse_to_fine((512, 342), 1) == [(512, 342)]
         assert synthesis.coarse_to_fine((40, 1000), 3) == [(10, 250), (20, 500), (40, 1000)]
 

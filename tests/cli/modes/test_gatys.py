@@ -154,7 +154,7 @@ class TestResult:
         np.testing.assert_allclose(found.alpha, alpha, atol=0.01)
 
     @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
-    def test_is_of_the_format_asked_for(self, suffix: str) -> None:
+    def test_is_of_the_format_of_its_suffix(self, suffix: str) -> None:
         path = f"new/folder/out{suffix}"
         made(f"--output={path}", path=path)
         assert size_of(path) == (48, 32)
