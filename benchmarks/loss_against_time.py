@@ -29,8 +29,8 @@ from trained import ROOT, Subject
 
 from perceptual_jax import objective, synthesis
 from perceptual_jax.objective import Objective, Targets
-from perceptual_jax.pretrained import vgg as pretrained_vgg
-from perceptual_jax.synthesis.loop import Optimizer
+from perceptual_jax.pretrained.vgg import load_vgg
+from perceptual_jax.synthesis import Optimizer
 
 # Iterations after which the optimiser's objective is told.
 MARKS = (10, 20, 50, 100, 200, 500)
@@ -48,7 +48,7 @@ class Judge:
 
     def __init__(self, aim: Objective, vgg: str) -> None:
         self.aim = aim
-        self.params = synthesis.prepared(pretrained_vgg.load_vgg(vgg), aim)
+        self.params = synthesis.freeze(load_vgg(vgg), aim)
         self._targets = jax.jit(objective.targets, static_argnums=0)
 
         @jax.jit

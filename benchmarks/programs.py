@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout 
 from perceptual_jax import objective
 from perceptual_jax.io import images, resources
 from perceptual_jax.objective import GATYS
-from perceptual_jax.pretrained import vgg as pretrained_vgg
+from perceptual_jax.pretrained.vgg import load_vgg
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -137,7 +137,7 @@ class Judge:
     """The objective that both minimise, by the one measure that serves both."""
 
     def __init__(self, inputs: Inputs) -> None:
-        params = pretrained_vgg.load_vgg("vgg16")
+        params = load_vgg("vgg16")
         content, style = (jnp.asarray(images.read(path)) for path in (inputs.content, inputs.style))
         targets = objective.targets(COMPARED, params, content=content, styles=[style])
         self._total = jax.jit(lambda image: objective.evaluate(COMPARED, params, image, targets)[0])

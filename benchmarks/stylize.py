@@ -56,7 +56,7 @@ def measure_pass(arguments: argparse.Namespace, subject: Subject, folder: Path) 
 
 def iteration_seconds(arguments: argparse.Namespace, subject: Subject, photo: np.ndarray) -> float:
     """Of the optimiser, for the objective of the network's training, after the first ones."""
-    params = synthesis.prepared(pretrained_vgg.load_vgg(subject.settings["vgg"]), subject.aim)
+    params = synthesis.freeze(pretrained_vgg.load_vgg(subject.settings["vgg"]), subject.aim)
     targets = jax.jit(objective.targets, static_argnums=0)(
         subject.aim, params, content=photo, styles=[subject.painting(arguments.style)]
     )

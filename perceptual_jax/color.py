@@ -8,6 +8,8 @@ Artistic Style Transfer": transfer style in luminance alone and put the photo's 
 (`replace_luminance`), or give the painting the photo's colours first (`match_statistics`).
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -123,6 +125,41 @@ def match_histogram(images: ArrayLike, reference: ArrayLike) -> jax.Array:
         return jnp.interp(0.5 * (first + last), ranks, quantiles(wanted))
 
     return jnp.stack([matched(images[..., c], reference[..., c]) for c in range(3)], axis=-1)
+
+
+def before_transfer(
+    content: ArrayLike, styles: Sequence[ArrayLike], *, keep_colors: str
+) -> tuple[ArrayLike, list[ArrayLike]]:
+    """The photo and the paintings as style transfer needs them to keep the photo's colours.
+
+    Args:
+      content: the photo, `(H, W, 3)`.
+      styles: paintings, each `(H', W', 3)` of any size.
+      keep_colors: `"none"` leaves all as they are; `"luminance"` makes the photo grey, and the
+        paintings grey with its contrast; `"histogram"` gives the paintings its mean and covariance
+        of colours (Gatys et al. 2016, sections 3.2 and 3.1).
+
+    Returns:
+      The photo and the paintings, of the same shapes.
+    """
+    if keep_colors == "none":
+        return content, list(styles)
+    if keep_colors == "luminance":
+        return grey(content), [match_luminance(style, content) for style in styles]
+    if keep_colors == "histogram":
+        return content, [match_statistics(style, content) for style in styles]
+    raise ValueError(f"keep_colors must be none, luminance or histogram, got {keep_colors!r}")
+
+
+def after_transfer(image: ArrayLike, content: ArrayLike, *, keep_colors: str) -> ArrayLike:
+    """The result of style transfer with the photo's colours, if they have to be put back.
+
+    Args:
+      image: the result for what `before_transfer` gave, `(..., H, W, 3)` in [0, 1].
+      content: the photo in colour, of the same size.
+      keep_colors: as for `before_transfer`; `"luminance"` alone puts anything back.
+    """
+    return replace_luminance(content, image) if keep_colors == "luminance" else image
 
 
 def _statistics(image: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array]:

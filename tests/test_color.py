@@ -130,6 +130,56 @@ class TestMatching:
         assert found.dtype == np.float32
 
 
+class TestTransfer:
+    """Gatys et al. 2016: style in luminance alone, or the painting in the photo's colours."""
+
+    SECOND = reference.random_images(7, 9, 3, seed=5) * np.float32(0.5)
+
+    def test_by_default_everything_stays(self) -> None:
+        content, styles = color.before_transfer(PHOTO, [PAINTING], keep_colors="none")
+        np.testing.assert_array_equal(content, PHOTO)
+        np.testing.assert_array_equal(styles, [PAINTING])
+        result = color.after_transfer(PAINTING, PAINTING[::-1], keep_colors="none")
+        np.testing.assert_array_equal(result, PAINTING)
+
+    def test_luminance_makes_all_grey_and_every_painting_of_the_photos_contrast(self) -> None:
+        content, styles = color.before_transfer(
+            PHOTO, [PAINTING, self.SECOND], keep_colors="luminance"
+        )
+        wanted = PHOTO @ YIQ[0]
+        np.testing.assert_allclose(content, np.stack([wanted] * 3, axis=-1), atol=1e-6)
+        assert [style.shape for style in styles] == [PAINTING.shape, self.SECOND.shape]
+        for style in styles:
+            found = np.asarray(style)
+            np.testing.assert_array_equal(found, found[..., :1].repeat(3, axis=-1))
+        own = PAINTING @ YIQ[0]
+        expected = (own - own.mean()) * wanted.std() / own.std() + wanted.mean()
+        np.testing.assert_allclose(styles[0][..., 0], expected, atol=1e-4)
+
+    def test_luminance_puts_the_photos_chroma_back(self) -> None:
+        grey = np.stack([0.3 + 0.4 * (PHOTO @ YIQ[0])] * 3, axis=-1)
+        found = np.asarray(color.after_transfer(grey, PHOTO, keep_colors="luminance")) @ YIQ.T
+        np.testing.assert_allclose(found[..., 0], grey[..., 0], atol=1e-6)
+        np.testing.assert_allclose(found[..., 1:], PHOTO @ YIQ[1:].T, atol=1e-6)
+
+    def test_histogram_gives_every_painting_the_photos_statistics(self) -> None:
+        content, styles = color.before_transfer(
+            PHOTO, [PAINTING, self.SECOND], keep_colors="histogram"
+        )
+        np.testing.assert_array_equal(content, PHOTO)
+        for style in styles:
+            found = np.asarray(style).reshape(-1, 3)
+            np.testing.assert_allclose(found.mean(0), PHOTO.mean((0, 1)), atol=1e-4)
+        covariances = [np.cov(np.reshape(x, (-1, 3)).T, bias=True) for x in (styles[0], PHOTO)]
+        np.testing.assert_allclose(covariances[0], covariances[1], atol=3e-5)
+        result = color.after_transfer(styles[0], PAINTING, keep_colors="histogram")
+        np.testing.assert_array_equal(result, styles[0])
+
+    def test_there_is_no_other_way(self) -> None:
+        with pytest.raises(ValueError, match="none, luminance or histogram, got 'hue'"):
+            color.before_transfer(PHOTO, [PAINTING], keep_colors="hue")
+
+
 class TestMatchHistogram:
     def test_of_equal_pictures_changes_nothing(self) -> None:
         clipped = np.clip(4 * PHOTO - 1.8, 0.0, 1.0)

@@ -112,6 +112,12 @@ CASES = {
     "color.match_histogram": Case(
         lambda x: color.match_histogram(x, OTHER), batches=False, symbolic=False
     ),
+    "color.before_transfer": Case(
+        lambda x: color.before_transfer(x, [x], keep_colors="luminance")[1][0], batches=False
+    ),
+    "color.after_transfer": Case(
+        lambda x: color.after_transfer(x, jnp.flip(x, -2), keep_colors="luminance")
+    ),
     "vgg.features": Case(lambda x: flat(vgg.features(VGG, x, ["conv1_1", "relu2_1"]))),
     "vgg.features, average pooling": Case(
         lambda x: flat(vgg.features(VGG, x, ["pool2"], pooling="avg"))

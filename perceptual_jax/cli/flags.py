@@ -17,7 +17,6 @@ from absl import flags as absl_flags
 
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.objective import GATYS, Objective
-from perceptual_jax.synthesis.loop import Optimizer
 
 # Ways to keep a photo's colours; what they do differs a little between modes.
 KEEP_COLORS = ("none", "luminance", "histogram")
@@ -196,18 +195,11 @@ def objective(flags: Flags, default: Objective = GATYS) -> None:
     )
 
 
-def optimization(flags: Flags, *, steps: int, steps_text: str) -> None:
-    """How pixels are moved."""
+def optimization(flags: Flags, default: Any, *, steps: int, steps_text: str) -> None:
+    """How pixels are moved; `default` is a `synthesis.Optimizer`."""
     flags.group("Optimisation")
     flags.integer("steps", steps, steps_text, least=1)
-    flags.enum("optimizer", "lbfgs", ["lbfgs", "adam"], "How pixels are moved.")
-    flags.float(
-        "learning_rate",
-        None,
-        "Step size: for adam in units of [0, 1] (0.02 if not given), for lbfgs a factor (1).",
-        least=1e-9,
-    )
-    flags.boolean("line_search", False, "Let lbfgs search along its direction (zoom): slower.")
+    flags.fields(default)
     flags.integer("seed", 0, "Of the white noise.", least=0)
 
 
@@ -256,15 +248,6 @@ def objective_of(values: Any, default: Objective = GATYS) -> Objective:
         tv_weight=values.tv_weight,
         range_weight=values.range_weight,
         pooling=values.pooling,
-    )
-
-
-def optimizer_of(values: Any) -> Optimizer:
-    """The optimiser that the flags of `optimization` ask for."""
-    return Optimizer(
-        name=values.optimizer,
-        learning_rate=values.learning_rate,
-        line_search=values.line_search,
     )
 
 

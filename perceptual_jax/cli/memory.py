@@ -1,4 +1,4 @@
-"""Memory: how much there is, refusing what will not fit, and the allocator's settings."""
+"""Memory: how much is free, refusing what will not fit, and the allocator's settings."""
 
 import contextlib
 import ctypes
@@ -11,6 +11,7 @@ import jax
 from perceptual_jax import vgg
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.objective import Objective
+from perceptual_jax.synthesis import Optimizer
 from perceptual_jax.synthesis.memory import synthesis_bytes
 
 
@@ -19,33 +20,32 @@ def check(
     params: vgg.Params,
     height_width: tuple[int, int],
     *,
-    memory: int,
+    optimizer: Optimizer,
     images: int = 1,
 ) -> None:
     """Refuses, as a `UserError` that names the largest size, a picture that will not fit."""
     available = available_bytes()
     if available is None:
         return
-    needed = synthesis_bytes(objective, params, height_width, memory=memory, images=images)
-    fixed = synthesis_bytes(objective, params, (0, 0), memory=memory)
+    needed = synthesis_bytes(objective, params, height_width, optimizer=optimizer, images=images)
     if needed <= available:
         return
+    fixed = synthesis_bytes(objective, params, (0, 0), optimizer=optimizer)
     scale = math.sqrt(max(0.0, available - fixed) / (needed - fixed))
     # A pixel less, because both sides are rounded.
     largest = int(max(height_width) * scale) - 1
     advice = "no size fits" if largest < 1 else f"--image_size={largest} is the largest that fits"
     raise UserError(
         f"{height_width[1]}x{height_width[0]} needs about {needed / 1e9:.1f} GB of memory, and "
-        f"{available / 1e9:.1f} GB are free: {advice} "
-        "(--nocheck_memory tries all the same)"
+        f"{available / 1e9:.1f} GB are free: {advice} (--nocheck_memory tries all the same)"
     )
 
 
 def check_picture(height_width: tuple[int, int]) -> None:
     """Refuses, as a `UserError`, a picture that does not fit into memory as it is stylised."""
     available = _host_bytes()
-    # Its pixels as float32 five times over, as read, made and written: a stylised picture of 24
-    # megapixels takes 1.9 GB in all, one of 43 takes 3.0, of which 0.45 go to the program.
+    # Its pixels as float32 five times over, as read, made and written: stylised pictures of 24 and
+    # 43 megapixels took 1.9 and 3.0 GB, of which 0.45 are the program's.
     needed = 5 * 4 * 3 * math.prod(height_width)
     if available is not None and needed > available:
         raise UserError(
@@ -55,11 +55,11 @@ def check_picture(height_width: tuple[int, int]) -> None:
 
 
 def keep() -> None:
-    """Keeps memory that is freed for what is computed next, from now on, where there is glibc.
+    """Makes the allocator keep freed memory for what is computed next, where there is glibc.
 
-    glibc gives large blocks back to the system, which clears every page anew for the next step:
-    a sixth of the time of a training step on a CPU. Call it before JAX has begun its threads,
-    which keep to the pools of memory that they find then. `release` still gives back.
+    glibc otherwise gives large blocks back to the system, which clears every page again for the
+    next training step. Call it before JAX starts its threads, because each of them chooses its pool
+    of memory then. `synthesis.memory.release` still gives memory back.
     """
     arenas, mapped_blocks, trim_threshold = -8, -4, -1  # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD.
     with contextlib.suppress(OSError, AttributeError, TypeError):
@@ -70,10 +70,7 @@ def keep() -> None:
 
 
 def available_bytes() -> int | None:
-    """Memory that a program started now can use: the accelerator's, or this machine's.
-
-    None where it cannot be known.
-    """
+    """Memory that is free, of the accelerator or of this machine; None if that is not known."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         statistics = device.memory_stats() or {}

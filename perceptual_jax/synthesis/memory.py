@@ -1,4 +1,4 @@
-"""How much memory optimising pixels takes, before it is compiled; and giving it back."""
+"""How much memory optimising pixels takes, estimated before it is compiled; and releasing it."""
 
 import contextlib
 import ctypes
@@ -7,14 +7,15 @@ import jax
 
 from perceptual_jax import vgg
 from perceptual_jax.objective import Objective
+from perceptual_jax.synthesis.step import Optimizer
 
-# Of the activations' bytes: what is live at once in value and gradient.  The activations are kept
-# for the gradient, and besides these stand a cotangent and what the widest layer needs for both
-# directions.  From XLA's own account, `memory_analysis()`, on jax 0.10 and 0.12; a test compares.
+# How many times the bytes of the activations are live at once.  The gradient needs all of them, and
+# beside them a cotangent and what the widest layer needs for both directions.  From XLA's own
+# account, `memory_analysis()`, on jax 0.10 and 0.12; a test compares.
 _LIVE = 1.6
 
-# Of what L-BFGS remembers: XLA before jax 0.11 copies it in every iteration, in part to where
-# nothing else is then.
+# How many times L-BFGS's vectors are there: XLA before jax 0.11 copies them in every iteration, in
+# part while little else is live.
 _RINGS = 1.0 if jax.__version_info__ >= (0, 11) else 1.6
 
 # The interpreter, the compiler and the program: 340 MB at 256x170 pixels, more where it is large.
@@ -26,7 +27,7 @@ def synthesis_bytes(
     params: vgg.Params,
     height_width: tuple[int, int],
     *,
-    memory: int,
+    optimizer: Optimizer,
     images: int = 1,
 ) -> int:
     """Peak memory of optimising `images` pictures of `height_width` side by side, in bytes.
@@ -35,7 +36,7 @@ def synthesis_bytes(
       objective: its layers say how deep the network is computed.
       params: VGG parameters, as they will be held: see `vgg.freeze`.
       height_width: of each picture.
-      memory: of L-BFGS; 0 for Adam.
+      optimizer: L-BFGS holds two copies of the picture for each gradient that it remembers.
       images: optimised at once.
     """
     height, width = height_width
@@ -48,13 +49,14 @@ def synthesis_bytes(
     )
     bytes_per_value = 2 if objective.dtype == "bfloat16" else 4
     activations = _LIVE * positions * bytes_per_value * height * width
-    # Steps and changes of gradient, and some ten arrays more.
-    pixels = 4 * 3 * height * width * (_RINGS * 2 * memory + 10)
+    remembered = optimizer.memory if optimizer.optimizer == "lbfgs" else 0
+    # Beside what L-BFGS remembers, some ten arrays more.
+    pixels = 4 * 3 * height * width * (_RINGS * 2 * remembered + 10)
     weights = sum(4 * array.size for array in jax.tree.leaves(params))
     return int(images * (activations + pixels) + weights + _PROGRAM_BYTES)
 
 
 def release() -> None:
-    """Gives memory that was freed back to the system, of which glibc else keeps much."""
+    """Gives freed memory back to the system; glibc would keep much of it."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # No glibc.
         ctypes.CDLL(None).malloc_trim(0)

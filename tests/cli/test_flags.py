@@ -9,7 +9,7 @@ from absl import flags as absl_flags
 
 from perceptual_jax.cli import flags
 from perceptual_jax.objective import GATYS
-from perceptual_jax.synthesis.loop import Optimizer
+from perceptual_jax.synthesis import Optimizer
 
 GROUPS = ["Pictures", "Objective", "Optimisation", "Run"]
 
@@ -18,7 +18,7 @@ def defined() -> flags.Flags:
     found = flags.Flags()
     flags.pictures(found)
     flags.objective(found)
-    flags.optimization(found, steps=7, steps_text="Iterations.")
+    flags.optimization(found, Optimizer(), steps=7, steps_text="Iterations.")
     flags.run_folder(found)
     return found
 
@@ -113,7 +113,7 @@ class TestMeaning:
         assert flags.objective_of(parsed()) == GATYS
 
     def test_without_flags_the_optimizer_is_the_default(self) -> None:
-        assert flags.optimizer_of(parsed()) == Optimizer()
+        assert flags.filled(Optimizer(), parsed()) == Optimizer()
 
     def test_the_objective_is_what_was_asked_for(self) -> None:
         found = flags.objective_of(
@@ -139,8 +139,8 @@ class TestMeaning:
 
     def test_the_optimizer_is_what_was_asked_for(self) -> None:
         values = parsed("--optimizer=adam", "--learning_rate=0.5")
-        assert flags.optimizer_of(values) == Optimizer(name="adam", learning_rate=0.5)
-        assert flags.optimizer_of(parsed("--line_search")).line_search
+        assert flags.filled(Optimizer(), values) == Optimizer(optimizer="adam", learning_rate=0.5)
+        assert flags.filled(Optimizer(), parsed("--line_search")).line_search
 
     def test_what_was_asked_is_every_flag_with_its_value(self) -> None:
         found = flags.as_dict(parsed("--steps=3"))

@@ -22,8 +22,8 @@ Function = Callable[[np.ndarray], np.ndarray]
 class TwoLoops:
     """Nocedal & Wright 2006, algorithm 7.4, on lists of vectors in float64.
 
-    As the module's head says it differs from the textbook: a pair that does not curve upwards is
-    passed over, and the first direction is the gradient, scaled to a largest entry of 0.05.
+    It differs from the textbook as the module says: a pair that does not curve upwards is skipped,
+    and the first direction is the gradient, scaled to a largest entry of 0.05.
     """
 
     def __init__(self, memory: int) -> None:
@@ -115,7 +115,7 @@ class TestRecursion:
         )
         step = np.asarray(points[-1] - points[-2])
         change = jnp.asarray(matrix @ step, jnp.float32)
-        # No step was made since: the pair is passed over, and H is what it was.
+        # No step was made since: the pair is skipped, and H is what it was.
         direction, _ = optimizer.update(change, state, jnp.asarray(points[-1]))
         np.testing.assert_allclose(direction, step, rtol=0, atol=1e-3 * np.abs(step).max())
 
@@ -177,6 +177,13 @@ class TestStep:
         np.testing.assert_allclose(np.abs(direction).max(), 0.2, rtol=1e-6)
         assert cosine(direction, directions[-1]) > 1 - 1e-6
 
+    @pytest.mark.parametrize("max_step", [0.01, 0.001])
+    def test_the_first_is_bounded_too(self, max_step: float) -> None:
+        optimizer = lbfgs(5, max_step)
+        gradient = jnp.array([1.0, -4.0, 2.0])
+        direction, _ = optimizer.update(gradient, optimizer.init(jnp.zeros(3)), jnp.zeros(3))
+        np.testing.assert_allclose(direction, gradient * max_step / 4, rtol=1e-6)
+
     def test_a_step_within_the_bound_is_not_changed(self) -> None:
         matrix, minimum = quadratic(condition=5.0)
         found = [
@@ -209,7 +216,7 @@ class TestCurvature:
     def gradient_of(x: np.ndarray) -> np.ndarray:
         return -np.sin(x)
 
-    def test_a_pair_that_curves_downwards_is_passed_over(self) -> None:
+    def test_a_pair_that_curves_downwards_is_skipped(self) -> None:
         points, directions, state = descend(lbfgs(5, 0.2), self.gradient_of, self.START, steps=3)
         for before, after in itertools.pairwise(points):
             assert (after - before) @ (self.gradient_of(after) - self.gradient_of(before)) < 0
@@ -238,8 +245,8 @@ class TestCurvature:
         ):
             _, state = optimizer.update(jnp.array(gradient), state, jnp.array(point))
         assert int(state.pairs) == 1
-        np.testing.assert_array_equal(state.steps, [[-1.0, -1.0], [0.0, 0.0]])
-        np.testing.assert_array_equal(state.changes, [[-1.0, -2.0], [0.0, 0.0]])
+        np.testing.assert_array_equal(state.s, [[-1.0, -1.0], [0.0, 0.0]])
+        np.testing.assert_array_equal(state.y, [[-1.0, -2.0], [0.0, 0.0]])
 
     def test_a_direction_is_never_uphill(self) -> None:
         """Along a walk over hills and valleys, whose pairs are of both kinds."""
@@ -253,6 +260,95 @@ class TestCurvature:
         assert 4 < int(state.pairs) < 39
         for point, direction in zip(points, directions, strict=True):
             assert cosine(direction, gradient_of(point)) > 0
+
+
+class TestTrees:
+    """Several arrays are one vector."""
+
+    MATRIX, MINIMUM = quadratic(condition=20.0)
+
+    def tree_of(self, flat: Any, dtypes: Any = (jnp.float32, jnp.float32)) -> dict[str, Any]:
+        flat = jnp.asarray(flat)
+        return {
+            "a": flat[:10].astype(dtypes[0]).reshape(5, 2),
+            "b": (flat[10:20].astype(dtypes[1]), flat[20:].astype(dtypes[1]).reshape(2, 2)),
+        }
+
+    def flat_of(self, tree: Any) -> np.ndarray:
+        return np.concatenate([np.ravel(np.float64(leaf)) for leaf in jax.tree.leaves(tree)])
+
+    def descend(self, start: Any, steps: int = 8) -> tuple[list[np.ndarray], Any]:
+        """The points, each as one vector, and the last direction as it is."""
+        optimizer = lbfgs(3, 0.2)
+        tree, state, points = start, optimizer.init(start), []
+        direction: Any = None
+        for _ in range(steps):
+            points.append(self.flat_of(tree))
+            gradient = self.MATRIX @ (points[-1] - self.MINIMUM)
+            gradient = jax.tree.map(
+                lambda g, x: g.astype(x.dtype), self.tree_of(jnp.asarray(gradient)), tree
+            )
+            direction, state = optimizer.update(gradient, state, tree)
+            tree = optax.tree.sub(tree, direction)
+        return points, direction
+
+    def test_are_one_vector(self) -> None:
+        zeros = np.zeros(24, np.float32)
+        alone, _, _ = descend(
+            lbfgs(3, 0.2), lambda x: self.MATRIX @ (x - self.MINIMUM), zeros, steps=8
+        )
+        found, _ = self.descend(self.tree_of(zeros))
+        np.testing.assert_allclose(found, alone, atol=1e-5)
+
+    def test_of_float64_keep_their_precision(self) -> None:
+        """The textbook, without bounds, to eight digits."""
+        with jax.enable_x64(True):
+            optimizer = scale_by_lbfgs(3, FAR)
+            point, state, textbook = jnp.zeros(24), optimizer.init(jnp.zeros(24)), TwoLoops(3)
+            for _ in range(8):
+                gradient = self.MATRIX @ (np.asarray(point) - self.MINIMUM)
+                direction, state = optimizer.update(jnp.asarray(gradient), state, point)
+                assert direction.dtype == jnp.float64
+                expected = textbook.direction(np.asarray(point), gradient)
+                np.testing.assert_allclose(direction, expected, rtol=0, atol=1e-8)
+                point = point - direction
+
+    def test_of_several_types_go_together(self) -> None:
+        """The direction has the gradient's types; what is remembered is never of 16 bits."""
+        start = self.tree_of(np.zeros(24, np.float32), (jnp.bfloat16, jnp.float32))
+        points, direction = self.descend(start, steps=20)
+        assert direction["a"].dtype == jnp.bfloat16
+        assert direction["b"][0].dtype == jnp.float32
+        state = lbfgs(3, 0.2).init(start)
+        assert {leaf.dtype for leaf in jax.tree.leaves((state.s, state.sy))} == {
+            np.dtype(np.float32)
+        }
+        # bfloat16 has 8 bits of precision, and the minimum's entries are up to 1.
+        np.testing.assert_allclose(points[-1], self.MINIMUM, atol=0.02)
+
+
+class TestMistakes:
+    def test_an_update_needs_the_parameters(self) -> None:
+        optimizer = scale_by_lbfgs(3, 0.2)
+        with pytest.raises(ValueError, match="needs the parameters at which the gradient"):
+            optimizer.update(jnp.ones(3), optimizer.init(jnp.zeros(3)))
+
+    @pytest.mark.parametrize("dtype", [jnp.int32, jnp.complex64])
+    def test_parameters_are_real(self, dtype: Any) -> None:
+        with pytest.raises(ValueError, match="real floating-point parameters, got"):
+            scale_by_lbfgs(3, 0.2).init({"a": jnp.zeros(3), "b": jnp.zeros(3, dtype)})
+
+    @pytest.mark.parametrize(
+        ("memory", "max_step", "message"),
+        [
+            (0, 0.2, "memory must be at least 1, got 0"),
+            (3, 0.0, "max_step must be positive, got 0.0"),
+            (3, float("nan"), "max_step must be positive, got nan"),
+        ],
+    )
+    def test_settings_make_sense(self, memory: int, max_step: float, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            scale_by_lbfgs(memory, max_step)
 
 
 class TestInJax:
@@ -277,10 +373,32 @@ class TestInJax:
             np.testing.assert_allclose(end, alone, rtol=1e-4, atol=1e-6)
             assert pairs == state.pairs
 
+    def test_trees_side_by_side_are_arrays_side_by_side(self) -> None:
+        starts = jnp.array([[1.0, -2.0, 0.5], [0.01, 0.02, -0.01]])
+        scales = jnp.linspace(1.0, 9.0, 3)
+        optimizer = scale_by_lbfgs(3, 0.2)
+
+        def split(x: jax.Array) -> dict[str, jax.Array]:
+            return {"a": x[..., 0], "b": x[..., 1:]}
+
+        def step(_: Any, carry: Any) -> Any:
+            point, state = carry
+            gradient = jax.tree.map(jnp.multiply, split(scales), point)
+            direction, state = optimizer.update(gradient, state, point)
+            return jax.tree.map(jnp.subtract, point, direction), state
+
+        def walk(start: Any) -> Any:
+            return jax.lax.fori_loop(0, 6, step, (start, optimizer.init(start)))[0]
+
+        found = jax.jit(jax.vmap(walk))(split(starts))
+        expected, _ = jax.jit(jax.vmap(self.walk))(starts)
+        np.testing.assert_allclose(found["a"], expected[:, 0], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found["b"], expected[:, 1:], rtol=1e-4, atol=1e-6)
+
     def test_everything_real_is_float32(self) -> None:
         end, state = jax.eval_shape(self.walk, jnp.zeros((2, 2, 3)))
         kinds = {name: value.dtype for name, value in state._asdict().items()}
         counts = {"pairs": jnp.int32, "updates": jnp.int32}
         assert kinds == {name: counts.get(name, jnp.float32) for name in LBFGSState._fields}
         assert end.dtype == jnp.float32
-        assert state.steps.shape == state.changes.shape == (3, 2, 2, 3)
+        assert state.s.shape == state.y.shape == (3, 2, 2, 3)

@@ -36,7 +36,7 @@ def test_in_between_it_falls_with_the_frequency() -> None:
     assert gains[-1] < 1.1
 
 
-@pytest.mark.parametrize("size", [(1, 1), (5, 40), (33, 64)])
+@pytest.mark.parametrize("size", [(1, 1), (5, 64), (33, 20)])
 def test_is_symmetric_and_loses_nothing(size: tuple[int, int]) -> None:
     """By its matrix, of any size: no eigenvalue is below 1, and none above 3."""
     height, width = size
@@ -56,6 +56,15 @@ def test_channels_are_apart() -> None:
     np.testing.assert_allclose(change[..., 1:2], alone, rtol=1e-5)
 
 
-def test_without_boost_pixels_are_the_coordinates() -> None:
+def test_without_gain_pixels_are_the_coordinates() -> None:
     picture = jnp.asarray(reference.random_images(40, 30, 3))
     np.testing.assert_array_equal(precondition(picture, 0.0), picture)
+
+
+def test_computes_in_the_type_of_the_coordinates() -> None:
+    picture = reference.random_images(40, 30, 3)
+    expected = precondition(jnp.asarray(picture))
+    with jax.enable_x64(True):
+        found = precondition(jnp.asarray(picture, jnp.float64))
+    assert found.dtype == jnp.float64
+    np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -5,8 +5,6 @@ flag it makes one from the examples. Ctrl-C keeps the picture so far.
 """
 
 import dataclasses
-import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,11 @@ import jax
 import numpy as np
 
 from perceptual_jax import __version__, color, synthesis, vgg
-from perceptual_jax.cli import console, flags, memory
+from perceptual_jax.cli import flags, memory, synthesis_run
 from perceptual_jax.cli.errors import UserError, usage_errors
-from perceptual_jax.io import images, resources
-from perceptual_jax.io import masks as regions
-from perceptual_jax.objective import Objective
-from perceptual_jax.pretrained import vgg as pretrained_vgg
-from perceptual_jax.training import recorder
+from perceptual_jax.io import images, masks, resources
+from perceptual_jax.objective import GATYS, Objective
+from perceptual_jax.pretrained.vgg import load_vgg
 
 
 def define_flags(define: flags.Flags) -> None:
@@ -42,9 +38,12 @@ def define_flags(define: flags.Flags) -> None:
         "the painting the photo's colours before.",
     )
     define.string("init", "content", "Where to start: content, noise, or a picture to go on from.")
-    flags.objective(define)
+    flags.objective(define, GATYS)
     flags.optimization(
-        define, steps=80, steps_text="Iterations at each scale; the last scale is --image_size."
+        define,
+        synthesis.Optimizer(),
+        steps=80,
+        steps_text="Iterations at each scale; the last scale is --image_size.",
     )
     define.integer(
         "num_scales",
@@ -68,19 +67,18 @@ class Inputs:
 
 
 def main(values: Any) -> int:
-    began = time.monotonic()
     with usage_errors():
-        objective = flags.objective_of(values)
-        optimizer = flags.optimizer_of(values)
+        objective = flags.filled(GATYS, values)
+        optimizer = flags.filled(synthesis.Optimizer(), values)
     output = _output_path(values)
     images.check_writable(output)
-    params: vgg.Params = pretrained_vgg.load_vgg(values.vgg)
+    params: vgg.Params = load_vgg(values.vgg)
     with usage_errors():
-        params = synthesis.prepared(params, objective)
+        params = synthesis.freeze(params, objective)
     photo = images.read_picture(resources.picture(values.content, "content"))
     height_width = images.size_for(photo.rgb.shape[:2], values.image_size)
     if values.check_memory:
-        memory.check(objective, params, height_width, memory=optimizer.memory)
+        memory.check(objective, params, height_width, optimizer=optimizer)
     inputs = _read_inputs(values, photo)
     sizes = synthesis.coarse_to_fine(height_width, values.num_scales or None)
     _check_sizes(objective, sizes, inputs.styles)
@@ -91,12 +89,10 @@ def main(values: Any) -> int:
         "mode": "gatys",
         **flags.as_dict(values),
     }
-    folder = None
-    if values.workdir:
-        folder = recorder.RunFolder(values.workdir, settings, plot=values.plot)
     stages = [(size, values.steps) for size in sizes]
-    content, styles = _recoloured(values.keep_colors, inputs)
-    transfer = synthesis.transfer(
+    recolor = jax.jit(color.before_transfer, static_argnames="keep_colors")
+    content, styles = recolor(inputs.content, inputs.styles, keep_colors=values.keep_colors)
+    reports = synthesis.transfer(
         objective,
         params,
         content,
@@ -109,47 +105,25 @@ def main(values: Any) -> int:
         style_masks=inputs.style_masks,
     )
 
-    def write(path: Path, image: np.ndarray, iterations: int) -> None:
-        _write(path, image, inputs, values.keep_colors, {**settings, "iterations": iterations})
+    def write(path: Path, best: np.ndarray, iterations: int) -> None:
+        image = np.clip(best[0], 0.0, 1.0)
+        size = image.shape[:2]
+        photo = images.resize(inputs.content, size)
+        image = np.asarray(color.after_transfer(image, photo, keep_colors=values.keep_colors))
+        alpha = None if inputs.alpha is None else images.resize(inputs.alpha, size)
+        images.write(path, image, alpha=alpha, settings={**settings, "iterations": iterations})
 
-    picture, done, failure = None, 0, None
-    bar = console.ProgressBar(sum(math.prod(size) * (steps + 1) for size, steps in stages))
-    with console.interruptible() as interrupts:
-        try:
-            for stage, report in transfer:
-                size = stages[stage][0]
-                before, done = done, stage * values.steps + report.step
-                picture = np.asarray(report.best[0])
-                bar.update(
-                    math.prod(size) * report.trace.totals.shape[1],
-                    f"{size[1]}x{size[0]} iteration {report.step}/{report.steps}",
-                    _summary(report.trace),
-                )
-                if folder:
-                    folder.record(_metrics(report, stage, size, done))
-                if (
-                    values.preview_every
-                    and done // values.preview_every > before // values.preview_every
-                ):
-                    write(_preview_path(output, folder, done), picture, done)
-                if interrupts:
-                    break
-        except synthesis.NonFiniteError as error:
-            failure = error
-    bar.close()
-    if folder:
-        folder.close()
-    if picture is None or not np.isfinite(picture).all():
-        raise UserError(f"no picture was made: {failure or 'stopped before the first iteration'}")
-    write(output, picture, done)
-    height, width = picture.shape[:2]
-    print(f"{output}: {width}x{height}, {done} iterations, {time.monotonic() - began:.0f} s")
-    if failure:
-        raise UserError(str(failure))
-    if interrupts:
-        whole = f", of {height_width[1]}x{height_width[0]}" if size != height_width else ""
-        print(f"Stopped early{whole}. To go on from there: --init={output} --num_scales=1")
-    return interrupts.exit_code
+    return synthesis_run.run(
+        reports,
+        stages,
+        output=output,
+        write=write,
+        settings=settings,
+        advice=f"To go on from there: --init={output} --num_scales=1",
+        options=synthesis_run.Options(
+            workdir=values.workdir, preview_every=values.preview_every, plot=values.plot
+        ),
+    )
 
 
 def _output_path(values: Any) -> Path:
@@ -158,12 +132,6 @@ def _output_path(values: Any) -> Path:
     style = "-".join(Path(name.split(":")[0]).stem for name in values.style)
     name = f"{Path(values.content).stem}-{style}.png"
     return Path(values.workdir).expanduser() / name if values.workdir else Path(name)
-
-
-def _preview_path(output: Path, folder: recorder.RunFolder | None, done: int) -> Path:
-    if folder:
-        return folder.preview_path(done)
-    return output.with_name(f"{output.stem}-{done:06d}{output.suffix}")
 
 
 def _read_inputs(values: Any, photo: images.Picture) -> Inputs:
@@ -187,23 +155,28 @@ def _read_inputs(values: Any, photo: images.Picture) -> Inputs:
 
 
 def _read_masks(
-    values: Any, size: Any, style_sizes: list[Any]
+    values: Any, size: tuple[int, int], style_sizes: list[tuple[int, int]]
 ) -> tuple[list[np.ndarray] | None, list[np.ndarray] | None]:
-    style_masks = None
-    if values.style_mask:
-        if len(values.style_mask) != len(style_sizes):
+    count = len(style_sizes)
+    content_masks = style_masks = None
+    if values.content_mask:
+        if len(values.content_mask) not in (count, count - 1):
             raise UserError(
-                f"--style_mask needs one mask for each of {len(style_sizes)} paintings, "
+                f"--content_mask needs a mask for each of {count} paintings, or one fewer, "
+                f"got {len(values.content_mask)}"
+            )
+        content_masks = masks.read_all(values.content_mask, count, size)
+    if values.style_mask:
+        if len(values.style_mask) != count:
+            raise UserError(
+                f"--style_mask needs one mask for each of {count} paintings, "
                 f"got {len(values.style_mask)}"
             )
         style_masks = [
-            regions.read(path, shape)
+            masks.read(path, shape)
             for path, shape in zip(values.style_mask, style_sizes, strict=True)
         ]
-    if not values.content_mask:
-        return None, style_masks
-    regions.check_count(values.content_mask, len(style_sizes), of="paintings")
-    return regions.read_all(values.content_mask, len(style_sizes), size), style_masks
+    return content_masks, style_masks
 
 
 def _check_sizes(
@@ -224,59 +197,9 @@ def _check_sizes(
             )
 
 
-def _recoloured(keep_colors: str, inputs: Inputs) -> tuple[Any, list[Any]]:
-    """The photo and the paintings with the colours that they are to have in the transfer."""
-    if keep_colors == "luminance":
-        match = jax.jit(color.match_luminance)
-        return color.grey(inputs.content), [match(style, inputs.content) for style in inputs.styles]
-    if keep_colors == "histogram":
-        match = jax.jit(color.match_statistics)
-        return inputs.content, [match(style, inputs.content) for style in inputs.styles]
-    return inputs.content, inputs.styles
-
-
 def _initial(values: Any, coarsest: tuple[int, int]) -> np.ndarray | None:
     if values.init == "content":
         return None
     if values.init == "noise":
         return synthesis.white_noise((*coarsest, 3), values.seed)
     return images.read(resources.picture(values.init, "content"))
-
-
-def _write(
-    path: Path, image: np.ndarray, inputs: Inputs, keep_colors: str, settings: dict[str, Any]
-) -> None:
-    image = np.clip(image, 0.0, 1.0)
-    if keep_colors == "luminance":
-        photo = images.resize(inputs.content, image.shape[:2])
-        image = np.asarray(color.replace_luminance(photo, image))
-    alpha = inputs.alpha
-    if alpha is not None:
-        alpha = images.resize(alpha, image.shape[:2])
-    images.write(path, image, alpha=alpha, settings=settings)
-
-
-def _summary(trace: synthesis.Trace) -> dict[str, float]:
-    """The last total, and its parts by kind."""
-    parts = {"total": float(trace.totals[0, -1])}
-    for name, values in trace.terms.items():
-        kind = name.split("/")[0]
-        parts[kind] = parts.get(kind, 0.0) + float(values[0, -1])
-    return parts
-
-
-def _metrics(
-    report: synthesis.Report, stage: int, size: tuple[int, int], done: int
-) -> list[dict[str, Any]]:
-    evaluations = report.trace.totals.shape[1]
-    return [
-        {
-            "step": done - evaluations + 1 + index,
-            "scale": stage,
-            "height": size[0],
-            "width": size[1],
-            "total": float(report.trace.totals[0, index]),
-            "terms": {name: float(values[0, index]) for name, values in report.trace.terms.items()},
-        }
-        for index in range(evaluations)
-    ]

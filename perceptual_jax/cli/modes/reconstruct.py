@@ -7,7 +7,6 @@ from white noise, and all of a figure are optimised side by side in one program.
 
 import dataclasses
 import functools
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ import jax
 import numpy as np
 
 from perceptual_jax import __version__, objective, synthesis, vgg
-from perceptual_jax.cli import console, flags, memory
+from perceptual_jax.cli import flags, memory, synthesis_run
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.io import image_grid, images, resources
-from perceptual_jax.pretrained import vgg as pretrained_vgg
+from perceptual_jax.pretrained.vgg import load_vgg
 
 LAYERS = tuple(f"conv{block}_1" for block in range(1, 6))
 # Figure 3's columns. Content is taken at conv4_2, as in the paper's paintings.
@@ -39,7 +38,7 @@ def define_flags(define: flags.Flags) -> None:
     define.group("Network")
     define.string("vgg", "vgg16", "vgg16, vgg16-torchvision, vgg19-torchvision, or a file.")
     define.enum("pooling", "avg", ["max", "avg"], "The network's pooling; avg as in the paper.")
-    flags.optimization(define, steps=150, steps_text="Iterations.")
+    flags.optimization(define, synthesis.Optimizer(), steps=150, steps_text="Iterations.")
     define.boolean("check_memory", True, "Refuse a size that will not fit into memory.")
 
 
@@ -85,11 +84,10 @@ def _style_terms(count: int) -> dict[str, float]:
 
 
 def main(values: Any) -> int:
-    began = time.monotonic()
     with usage_errors():
         # The pixels themselves, as in the paper: where conv1_1 alone decides, nothing says where
         # light and dark should be, and large steps of large shapes leave a dark middle.
-        optimizer = dataclasses.replace(flags.optimizer_of(values), low_frequency_gain=0.0)
+        optimizer = flags.filled(synthesis.Optimizer(low_frequency_gain=0.0), values)
     output = Path(values.output or f"figure{values.figure}.png").expanduser()
     images.check_writable(output)
     photo, painting = (
@@ -100,59 +98,52 @@ def main(values: Any) -> int:
         images.size_for(picture.shape[:2], values.image_size) for picture in (photo, painting)
     )
     figure = (figure1 if values.figure == "1" else figure3)(values.pooling)
-    params = synthesis.prepared(pretrained_vgg.load_vgg(values.vgg), figure.objective)
+    with usage_errors():
+        params = synthesis.freeze(load_vgg(values.vgg), figure.objective)
     count = len(figure.term_weights)
     needed = vgg.smallest_side(figure.objective.layers)
     if min(*size, *painting_size) < needed:
         raise UserError(f"the short side needs at least {needed} pixels: raise --image_size")
     if values.check_memory:
-        memory.check(figure.objective, params, size, memory=optimizer.memory, images=count)
+        memory.check(figure.objective, params, size, optimizer=optimizer, images=count)
     photo, painting = images.resize(photo, size), images.resize(painting, painting_size)
 
-    # Cells lack most terms: these weigh 0. Pixels are kept in range in proportion to the rest.
+    # A cell has few of the terms, the others weigh 0. The weight of the range is the same in all.
     names = figure.objective.term_weights()
     term_weights = {
         name: np.array([cell.get(name, 0.0) for cell in figure.term_weights]) for name in names
     }
     term_weights["range"] = np.full(count, objective.GATYS.range_weight)
     compute_targets = jax.jit(functools.partial(objective.targets, figure.objective))
-    targets = compute_targets(params, content=photo, styles=[painting])
-
-    bar = console.ProgressBar(values.steps + 1)
-    best = None
-    with console.interruptible() as interrupts:
-        for report in synthesis.run(
-            figure.objective,
-            params,
-            synthesis.white_noise((count, *size, 3), values.seed),
-            targets,
-            steps=values.steps,
-            optimizer=optimizer,
-            term_weights=term_weights,
-        ):
-            best = np.asarray(report.best)
-            bar.update(
-                report.trace.totals.shape[1],
-                f"{count} pictures, iteration {report.step}/{report.steps}",
-                {"mean total": float(report.trace.totals[:, -1].mean())},
-            )
-            if interrupts:
-                break
-    bar.close()
-    if best is None:
-        raise UserError("stopped before the first iteration; nothing was written")
-    columns = len(figure.column_labels)
-    rows = [list(best[start : start + columns]) for start in range(0, count, columns)]
+    reports = synthesis.run(
+        figure.objective,
+        params,
+        synthesis.white_noise((count, *size, 3), values.seed),
+        compute_targets(params, content=photo, styles=[painting]),
+        steps=values.steps,
+        optimizer=optimizer,
+        term_weights=term_weights,
+    )
     settings = {
         "program": f"perceptual_jax {__version__}",
         "mode": "reconstruct",
         **flags.as_dict(values),
     }
-    picture = image_grid.draw(
-        rows, row_labels=figure.row_labels, column_labels=figure.column_labels
+
+    def write(path: Path, best: np.ndarray, iterations: int) -> None:
+        columns = len(figure.column_labels)
+        rows = [list(best[start : start + columns]) for start in range(0, count, columns)]
+        picture = image_grid.draw(
+            rows, row_labels=figure.row_labels, column_labels=figure.column_labels
+        )
+        images.write(path, picture, settings={**settings, "iterations": iterations})
+
+    return synthesis_run.run(
+        reports,
+        [(size, values.steps)],
+        output=output,
+        write=write,
+        settings=settings,
+        advice="The same command begins again.",
+        options=synthesis_run.Options(),
     )
-    images.write(output, picture, settings=settings)
-    print(f"{output}: {count} pictures, {report.step} iterations, {time.monotonic() - began:.0f} s")
-    if interrupts:
-        print(f"Stopped early, after {report.step} of {values.steps}; it begins anew next time.")
-    return interrupts.exit_code

@@ -8,6 +8,13 @@ import pytest
 from perceptual_jax.cli import main
 from perceptual_jax.cli.modes import reconstruct
 from perceptual_jax.io import images
+from tests import reference
+
+
+@pytest.fixture(autouse=True)
+def network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A VGG-16 of a few channels, which compiles fast."""
+    monkeypatch.setattr(reconstruct, "load_vgg", lambda name: reference.random_vgg())
 
 
 class TestFigure1:

@@ -1,0 +1,146 @@
+"""Optimising pixels as a person meets it: shown, recorded, previewed, and stopped without loss."""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perceptual_jax import synthesis
+from perceptual_jax.cli import console
+from perceptual_jax.cli.errors import UserError
+from perceptual_jax.training.recorder import RunFolder
+
+_log = logging.getLogger(__name__)
+
+Stages = Sequence[tuple[tuple[int, int], int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a run does beside its picture.
+
+    Attributes:
+      workdir: a folder for settings, metrics and previews; None for none.
+      preview_every: iterations between previews; 0 for none.
+      plot: whether the terms are drawn at the end.
+    """
+
+    workdir: str | None = None
+    preview_every: int = 0
+    plot: bool = True
+
+
+def run(
+    reports: Iterable[synthesis.Report],
+    stages: Stages,
+    *,
+    output: Path,
+    write: Callable[[Path, np.ndarray, int], None],
+    settings: Mapping[str, Any],
+    advice: str,
+    options: Options,
+) -> int:
+    """Optimises images to the end, or until a signal, and writes the best ones to a file.
+
+    Args:
+      reports: of `synthesis.run` or `synthesis.transfer`, which compute as this iterates.
+      stages: `((height, width), steps)` of every stage.
+      output: the file.
+      write: given a path, images `(B, H, W, 3)` and the number of iterations, writes the file.
+      settings: for the run folder.
+      advice: printed after a signal: how to go on.
+      options: what else is done.
+
+    Returns:
+      The exit code for the shell.
+
+    Raises:
+      UserError: the objective became infinite or NaN; the last good picture is written before.
+    """
+    began = time.monotonic()
+    best, iterations, failure = None, 0, None
+    with contextlib.ExitStack() as stack:
+        # Closed last: it draws a plot, and by then the picture is written.
+        record = None
+        if options.workdir:
+            folder = RunFolder(options.workdir, settings, plot=options.plot)
+            record = stack.enter_context(contextlib.closing(folder))
+        recording = True
+        interrupts = stack.enter_context(console.interruptible())
+        work = sum(math.prod(size) * (steps + 1) for size, steps in stages)
+        try:
+            with contextlib.closing(console.ProgressBar(work)) as bar:
+                for report in reports:
+                    # A copy: the next dispatch takes the array.
+                    best, before = np.array(report.best), iterations
+                    iterations = report.step + sum(steps for _, steps in stages[: report.stage])
+                    bar.update(
+                        math.prod(best.shape[1:3]) * report.trace.totals.shape[1],
+                        f"{_size(best)} iteration {report.step}/{report.steps}",
+                        report.trace.summary(),
+                    )
+                    try:
+                        if recording and record:
+                            record.record(_metrics(report, best, iterations))
+                        if recording and _is_due(options.preview_every, before, iterations):
+                            write(_preview_path(output, record, iterations), best, iterations)
+                    except Exception as error:  # The picture matters more: the run goes on.
+                        recording = False
+                        _log.warning("no metrics and previews from here on: %s", error)
+                    if interrupts:
+                        break
+        except synthesis.NonFiniteError as error:
+            failure = error
+        except Exception:
+            # For example, the memory of an accelerator is too small for the next stage.
+            if best is not None:
+                write(output, best, iterations)
+            raise
+        if best is None:
+            raise UserError("no picture was made")
+        write(output, best, iterations)
+        seconds = time.monotonic() - began
+        print(f"{output}: {_size(best)}, {iterations} iterations, {seconds:.0f} s")
+    if failure:
+        raise UserError(f"{failure} (--learning_rate); {output} is the picture before that")
+    if interrupts and iterations < sum(steps for _, steps in stages):
+        (height, width), _ = stages[-1]
+        finest = best.shape[1:3] == (height, width)
+        print(f"Stopped early{'' if finest else f', before {width}x{height}'}. {advice}")
+    return interrupts.exit_code
+
+
+def _size(images: np.ndarray) -> str:
+    count, height, width, _ = images.shape
+    return f"{width}x{height}" if count == 1 else f"{count} pictures of {width}x{height}"
+
+
+def _is_due(every: int, before: int, iterations: int) -> bool:
+    return bool(every) and iterations // every > before // every
+
+
+def _preview_path(output: Path, record: RunFolder | None, iterations: int) -> Path:
+    if record:
+        return record.preview_path(iterations)
+    return output.with_name(f"{output.stem}-{iterations:06d}{output.suffix}")
+
+
+def _metrics(report: synthesis.Report, best: np.ndarray, iterations: int) -> list[dict[str, Any]]:
+    """A line for every evaluation of a report, of which the last came after `iterations`."""
+    records = report.trace.records()
+    return [
+        {
+            "step": iterations - len(records) + index,
+            "scale": report.stage,
+            "height": best.shape[1],
+            "width": best.shape[2],
+            **values,
+        }
+        for index, values in enumerate(records, start=1)
+    ]
