@@ -18,7 +18,7 @@ from perceptual_jax.cli import console, flags, memory
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.io import images, resources
 from perceptual_jax.io import masks as regions
-from perceptual_jax.objective import Objective
+from perceptual_jax.objective import GATYS, Objective
 from perceptual_jax.pretrained import vgg as pretrained_vgg
 from perceptual_jax.training import recorder
 
@@ -42,7 +42,7 @@ def define_flags(define: flags.Flags) -> None:
         "the painting the photo's colours before.",
     )
     define.string("init", "content", "Where to start: content, noise, or a picture to go on from.")
-    flags.objective(define)
+    flags.objective(define, GATYS)
     flags.optimization(
         define, steps=80, steps_text="Iterations at each scale; the last scale is --image_size."
     )
@@ -70,7 +70,7 @@ class Inputs:
 def main(values: Any) -> int:
     began = time.monotonic()
     with usage_errors():
-        objective = flags.objective_of(values)
+        objective = flags.filled(GATYS, values)
         optimizer = flags.optimizer_of(values)
     output = _output_path(values)
     images.check_writable(output)
