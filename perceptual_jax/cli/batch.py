@@ -1,7 +1,6 @@
-"""Pictures as a person hands them over: one, a folder of them, or through a pipe.
+"""Pictures from a file, a folder or a pipe: read, processed in batches of equal size, and written.
 
-What is done to them is a function; here they are read, put into batches of equal size, written, and
-counted, and one that cannot be read does not end the work on the others.
+A picture of a folder that cannot be read or processed does not end the work on the others.
 """
 
 import contextlib
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from perceptual_jax.cli import console
-from perceptual_jax.cli.errors import UserError
+from perceptual_jax.cli.errors import UserError, message
 from perceptual_jax.io import images, resources
 from perceptual_jax.io.images import Picture
 from perceptual_jax.io.storage import pictures_in
@@ -24,21 +23,21 @@ PIPE = "-"
 
 _Tile = TypeVar("_Tile")
 
-# From pictures of one size to as many results, or None if it was interrupted.
+# Processes pictures of one size. Gives one result for each, or None if it was interrupted.
 Apply = Callable[[Sequence[Picture], console.Interrupts], list[Picture] | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Work:
-    """What is done to every picture.
+class Job:
+    """How every picture is processed.
 
     Attributes:
-      apply: does it.
-      label: what a result is called after its picture, where no name was given.
-      settings: kept in every result.
+      apply: makes the results.
+      label: what the name of a result ends in, by default: `INPUT-LABEL.png`.
+      settings: written into every result.
       batch_size: pictures of equal size given to `apply` at once.
-      largest_side: of pictures in a batch; larger ones are done alone.
-      prepare: done to a picture once it is read.
+      largest_side: of the pictures in a batch, in pixels; larger ones are processed alone.
+      prepare: applied to each picture as soon as it is read.
     """
 
     apply: Apply
@@ -58,7 +57,7 @@ def read(name: str) -> Picture:
     """The picture in a file, behind the name of an example, or on standard input.
 
     Raises:
-      UserError: as `images.read_picture`.
+      FileError: as `images.read_picture`.
     """
     if name != PIPE:
         return images.read_picture(resources.picture(name, "content"))
@@ -68,14 +67,11 @@ def read(name: str) -> Picture:
         return images.read_picture(file.name)
 
 
-def watched(tiles: Iterable[_Tile], count: int, interrupts: console.Interrupts) -> Iterator[_Tile]:
-    """The tiles of a picture, with a bar if there are several, until it is interrupted."""
-    with contextlib.ExitStack() as stack:
-        bar = (
-            stack.enter_context(contextlib.closing(console.ProgressBar(count)))
-            if count > 1
-            else None
-        )
+def with_progress(
+    tiles: Iterable[_Tile], count: int, interrupts: console.Interrupts
+) -> Iterator[_Tile]:
+    """The tiles of a picture until it is interrupted, with a bar if there are several."""
+    with console.ProgressBar(count) if count > 1 else contextlib.nullcontext() as bar:
         for number, tile in enumerate(tiles, start=1):
             yield tile
             if bar:
@@ -84,40 +80,40 @@ def watched(tiles: Iterable[_Tile], count: int, interrupts: console.Interrupts) 
                 return
 
 
-def run(work: Work, source: str, output: str | None) -> int:
-    """Does the work on what `--input` and `--output` name.
+def run(job: Job, source: str, output: str | None) -> int:
+    """Processes what `--input` and `--output` name.
 
     Args:
-      work: what is done.
+      job: how.
       source: a file, the name of an example, a folder, or `PIPE`.
-      output: a file, a folder for a folder, or `PIPE`; None for a name made of the source's.
+      output: a file, a folder for a folder, or `PIPE`; None for `SOURCE-LABEL.png`, or for `PIPE`
+        after a pipe.
 
     Returns:
       The exit code for the shell.
 
     Raises:
-      UserError: nothing can be read or written there.
-      KeyboardInterrupt: one picture was interrupted before there was a result.
+      UserError, FileError: nothing can be read or written there.
     """
-    return (_folder if is_folder(source) else _one)(work, source, output)
+    return (_folder if is_folder(source) else _one)(job, source, output)
 
 
-def _one(work: Work, source: str, output: str | None) -> int:
+def _one(job: Job, source: str, output: str | None) -> int:
     began = time.monotonic()
     if output is None:
-        output = PIPE if source == PIPE else f"{Path(source).stem}-{work.label}.png"
+        output = PIPE if source == PIPE else f"{Path(source).stem}-{job.label}.png"
     if output != PIPE:
         images.check_writable(output)
-    picture = work.prepare(read(source))
+    picture = job.prepare(read(source))
     with console.interruptible() as interrupts:
-        results = work.apply([picture], interrupts)
+        results = job.apply([picture], interrupts)
     if results is None:
         print("interrupted", file=sys.stderr)
         return interrupts.exit_code
-    write(output, results[0], work.settings)
+    write(output, results[0], job.settings)
     height, width = results[0].rgb.shape[:2]
-    message = f"{output}: {width}x{height}, {time.monotonic() - began:.1f} s"
-    print(message, file=sys.stderr if output == PIPE else sys.stdout)
+    line = f"{output}: {width}x{height}, {time.monotonic() - began:.1f} s"
+    print(line, file=sys.stderr if output == PIPE else sys.stdout)
     return 0
 
 
@@ -125,7 +121,7 @@ def write(output: str, picture: Picture, settings: dict[str, Any]) -> None:
     """To a file, or as PNG to standard output.
 
     Raises:
-      UserError: as `images.write`.
+      FileError: as `images.write`.
     """
     if output != PIPE:
         images.write(output, picture.rgb, alpha=picture.alpha, settings=settings)
@@ -137,8 +133,8 @@ def write(output: str, picture: Picture, settings: dict[str, Any]) -> None:
         sys.stdout.buffer.flush()
 
 
-def _folder(work: Work, source: str, output: str | None) -> int:
-    """Every picture of a folder; one that cannot be read is told at the end."""
+def _folder(job: Job, source: str, output: str | None) -> int:
+    """Processes every picture of a folder, and names those that were left out at the end."""
     folder = Path(source).expanduser()
     if not output or output == PIPE:
         raise UserError(f"--input={source} is a folder: give a folder with --output")
@@ -149,13 +145,12 @@ def _folder(work: Work, source: str, output: str | None) -> int:
     images.check_writable(target / "picture.png")
     failed: list[str] = []
     done = 0
-    bar = console.ProgressBar(len(files))
-    with console.interruptible() as interrupts:
-        for group in _equal_sized(work, files, failed):
+    with console.ProgressBar(len(files)) as bar, console.interruptible() as interrupts:
+        for group in _equal_sized(job, files, failed):
             try:
-                results = work.apply([picture for _, picture in group], interrupts) or []
+                results = job.apply([picture for _, picture in group], interrupts) or []
             except (UserError, OSError) as error:
-                failed += [f"{path}: {error}" for path, _ in group]
+                failed += [f"{path}: {message(error)}" for path, _ in group]
                 results = []
             for (path, _), result in zip(group, results, strict=False):
                 place = target / path.relative_to(folder)
@@ -163,14 +158,13 @@ def _folder(work: Work, source: str, output: str | None) -> int:
                     taken = path.with_suffix(".png") in files
                     place = place.with_suffix(f"{path.suffix}.png" if taken else ".png")
                 try:
-                    write(str(place), result, work.settings)
+                    write(str(place), result, job.settings)
                     done += 1
                 except (UserError, OSError) as error:
-                    failed.append(str(error))
+                    failed.append(message(error))
             bar.update(len(group), f"{done} done", {})
             if interrupts:
                 break
-    bar.close()
     print(f"{target}: {done} of {len(files)} pictures")
     for line in failed:
         print(f"left out: {line}", file=sys.stderr)
@@ -182,26 +176,26 @@ def _folder(work: Work, source: str, output: str | None) -> int:
 
 
 def _equal_sized(
-    work: Work, files: Sequence[Path], failed: list[str]
+    job: Job, files: Sequence[Path], failed: list[str]
 ) -> Iterator[list[tuple[Path, Picture]]]:
-    """Pictures in groups that can be done at once: equal in size, next to each other, not large."""
+    """Neighbouring pictures that can be processed at once: equal in size, and not too large."""
     group: list[tuple[Path, Picture]] = []
     for path in files:
         try:
             picture = images.read_picture(path)
         except (UserError, OSError) as error:
-            failed.append(str(error))
+            failed.append(message(error))
             continue
         try:
-            picture = work.prepare(picture)
+            picture = job.prepare(picture)
         except (UserError, OSError) as error:
-            failed.append(f"{path}: {error}")
+            failed.append(f"{path}: {message(error)}")
             continue
         shape = picture.rgb.shape
         if group and (
-            len(group) == work.batch_size
+            len(group) == job.batch_size
             or group[0][1].rgb.shape != shape
-            or max(shape[:2]) > work.largest_side
+            or max(shape[:2]) > job.largest_side
         ):
             yield group
             group = []

@@ -10,13 +10,18 @@ import textwrap
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import jax
 from absl import flags as absl_flags
 
 from perceptual_jax.cli.errors import UserError
-from perceptual_jax.objective import GATYS, Objective
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from perceptual_jax.objective import Objective
+
+_Config = TypeVar("_Config", bound="DataclassInstance")
 
 # Ways to keep a photo's colours; what they do differs a little between modes.
 KEEP_COLORS = ("none", "luminance", "histogram")
@@ -48,44 +53,41 @@ class Flags:
 
     def list(self, name: str, default: Sequence[str] | None, text: str) -> None:
         """A comma-separated list."""
+        default = default if default is None else list(default)
         self._define(absl_flags.DEFINE_list, name, default, text)
 
-    def integer(self, name: str, default: int | None, text: str, *, least: int) -> None:
+    def integer(self, name: str, default: int | None, text: str, *, least: int = 0) -> None:
         self._define(absl_flags.DEFINE_integer, name, default, text, lower_bound=least)
 
     def float(self, name: str, default: float | None, text: str, *, least: float = 0.0) -> None:
         self._define(absl_flags.DEFINE_float, name, default, text, lower_bound=least)
 
-    def enum(self, name: str, default: str, choices: Sequence[str], text: str) -> None:
+    def enum(self, name: str, default: str | None, choices: Sequence[str], text: str) -> None:
         self._define(absl_flags.DEFINE_enum, name, default, text, enum_values=list(choices))
 
     def boolean(self, name: str, default: bool, text: str) -> None:
         self._define(absl_flags.DEFINE_boolean, name, default, text)
 
     def fields(self, config: Any, *names: str) -> None:
-        """A flag for every field of a dataclass whose metadata has `help`, or for those named.
+        """A flag for every field of a dataclass that has `help` in its metadata, or for these.
 
-        A setting is so written down once, with its meaning: name, type and help are the field's,
-        the default is the instance's, `choices` and `least` in the metadata are the flag's too.
+        A setting is thus written down once. Its name, type and help text are those of the field,
+        its default is the value of the instance, and `choices` or `least` in the metadata limit it.
         """
+        kinds: dict[Any, Any] = {
+            bool: self.boolean,
+            int: self.integer,
+            float: self.float,
+            str: self.string,
+            tuple[str, ...]: self.list,
+        }
+        fields = {field.name: field for field in _described(config)}
         types = typing.get_type_hints(type(config))
-        for field in dataclasses.fields(config):
-            if "help" not in field.metadata or (names and field.name not in names):
-                continue
-            default, text = getattr(config, field.name), field.metadata["help"]
-            kinds = set(typing.get_args(types[field.name])) or {types[field.name]}
-            if "choices" in field.metadata:
-                self.enum(field.name, default, field.metadata["choices"], text)
-            elif bool in kinds:
-                self.boolean(field.name, default, text)
-            elif str in kinds and isinstance(default, tuple):
-                self.list(field.name, list(default), text)
-            elif str in kinds:
-                self.string(field.name, default, text)
-            elif int in kinds:
-                self.integer(field.name, default, text, least=field.metadata.get("least", 0))
-            else:
-                self.float(field.name, default, text, least=field.metadata.get("least", 0.0))
+        for name in names or fields:
+            metadata = dict(fields[name].metadata)
+            text, default = metadata.pop("help"), getattr(config, name)
+            define = self.enum if "choices" in metadata else kinds[_without_none(types[name])]
+            define(name, default=default, text=text, **metadata)
 
     def help(self) -> str:
         """Every flag with its default, by group, in the order of their definition."""
@@ -102,23 +104,40 @@ class Flags:
         return "\n\n".join(blocks)
 
 
-def filled(config: Any, values: Any, **changes: Any) -> Any:
-    """The dataclass instance with what the flags of `Flags.fields` say, and `changes`."""
+def _described(config: Any) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(config) if "help" in field.metadata]
+
+
+def _without_none(annotation: Any) -> Any:
+    """`float` of `float | None`."""
+    members = typing.get_args(annotation)
+    if type(None) not in members:
+        return annotation
+    return next(member for member in members if member is not type(None))
+
+
+def filled(config: _Config, values: absl_flags.FlagValues, **changes: Any) -> _Config:
+    """The dataclass instance with the values of the flags that `Flags.fields` made, and `changes`.
+
+    A field without a flag among the values stays as it is.
+
+    Raises:
+      ValueError: as the dataclass does.
+    """
     given = {
         field.name: tuple(value) if isinstance(value, list) else value
-        for field in dataclasses.fields(config)
-        if "help" in field.metadata and field.name in values
+        for field in _described(config)
+        if field.name in values
         for value in [getattr(values, field.name)]
     }
     return dataclasses.replace(config, **{**given, **changes})
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """What decides a result, for its record: the fields that have flags."""
+    """The fields that `Flags.fields` makes flags of, for the record of how a result was made."""
     return {
         field.name: list(value) if isinstance(value, tuple) else value
-        for field in dataclasses.fields(config)
-        if "help" in field.metadata
+        for field in _described(config)
         for value in [getattr(config, field.name)]
     }
 
@@ -153,8 +172,8 @@ def pictures(flags: Flags) -> None:
     )
 
 
-def objective(flags: Flags, default: Objective = GATYS) -> None:
-    """Layers and weights, by default those of a preset."""
+def objective(flags: Flags, default: "Objective") -> None:
+    """VGG, layers and weights, by default those of a preset."""
     flags.group("Objective")
     flags.string(
         "vgg",
@@ -162,37 +181,7 @@ def objective(flags: Flags, default: Objective = GATYS) -> None:
         "The network: vgg16 (embedded), vgg16-torchvision, "
         "vgg19-torchvision (fetched once), or a file of weights.",
     )
-    flags.enum(
-        "pooling",
-        default.pooling,
-        ["max", "avg"],
-        "VGG's pooling: max as trained, avg as in Gatys et al. 2015.",
-    )
-    flags.list(
-        "content_layers",
-        list(default.content_layers),
-        "Layers at which the result resembles the photo.",
-    )
-    flags.list(
-        "style_layers",
-        list(default.style_layers),
-        "Layers at which the result resembles the painting; each counts as much.",
-    )
-    flags.float(
-        "content_weight", default.content_weight, "alpha, lambda_c: factor of the content loss."
-    )
-    flags.float("style_weight", default.style_weight, "beta, lambda_s: factor of the style loss.")
-    flags.float(
-        "tv_weight",
-        default.tv_weight,
-        "Factor of the squared total variation of pixels in 0..255: higher is smoother.",
-    )
-    flags.float(
-        "range_weight",
-        default.range_weight,
-        "Factor of the squared distance of pixels from 0..255, into which they are clipped at "
-        "the end.",
-    )
+    flags.fields(default)
 
 
 def optimization(flags: Flags, default: Any, *, steps: int, steps_text: str) -> None:
@@ -233,22 +222,10 @@ def inference(flags: Flags) -> None:
 
 
 def batch_size_of(values: Any) -> int:
-    """Pictures done at once, as the flags of `inference` say."""
+    """Pictures done at once, by the flags of `inference`."""
+    import jax
+
     return values.batch_size or (1 if jax.default_backend() == "cpu" else 8)
-
-
-def objective_of(values: Any, default: Objective = GATYS) -> Objective:
-    """The objective that the flags of `objective` ask for, in the formulation of the preset."""
-    return dataclasses.replace(
-        default,
-        content_layers=tuple(values.content_layers),
-        content_weight=values.content_weight,
-        style_layers=tuple(values.style_layers),
-        style_weight=values.style_weight,
-        tv_weight=values.tv_weight,
-        range_weight=values.range_weight,
-        pooling=values.pooling,
-    )
 
 
 def as_dict(values: Any) -> dict[str, Any]:
@@ -256,21 +233,6 @@ def as_dict(values: Any) -> dict[str, Any]:
     return {
         name: value for name, value in values.flag_values_dict().items() if name not in _ABSL_FLAGS
     }
-
-
-def objective_settings(values: Any) -> dict[str, Any]:
-    """What the flags of `objective` say, for the record and to be compared with it."""
-    names = (
-        "vgg",
-        "pooling",
-        "content_layers",
-        "style_layers",
-        "content_weight",
-        "style_weight",
-        "tv_weight",
-        "range_weight",
-    )
-    return {name: getattr(values, name) for name in names}
 
 
 def weighted_names(texts: Sequence[str]) -> list[tuple[str, float]]:

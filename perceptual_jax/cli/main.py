@@ -1,21 +1,24 @@
-"""The command line: picks a mode, reads its flags, and tells people what they can mend."""
+"""The command line: picks a mode, reads its flags, and reports errors in one line."""
 
+import ast
 import importlib
 import os
 import pkgutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from absl import flags as absl_flags
 
-# Before jax is imported: jaxlib 0.10 fears, in pages for each program that it reads from the
-# compilation cache, that a machine cannot run what it compiled itself. What is fatal is still told.
+# Before jax is imported: jaxlib 0.10 warns, in pages for every program that it reads from the
+# compilation cache, that this machine might not run it, although it was compiled here. Fatal errors
+# are still logged.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from perceptual_jax import __version__
 from perceptual_jax.cli import modes
-from perceptual_jax.cli.errors import UserError
+from perceptual_jax.cli.errors import UserError, message
 from perceptual_jax.cli.flags import Flags
 
 _USAGE = """perceptual_jax {version}: neural style transfer and perceptual losses in JAX.
@@ -27,9 +30,19 @@ modes:
 {modes}"""
 
 
+# What a shell shows of a program that SIGPIPE ended.
+_BROKEN_PIPE = 141
+
+
 def run() -> None:
     """Entry point of `run.py` and of the installed command."""
-    sys.exit(main(sys.argv))
+    code = main(sys.argv)
+    try:
+        print(end="", flush=True)
+    except OSError:
+        # Python would try again as it exits, and print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,10 +56,14 @@ def main(argv: Sequence[str]) -> int:
       flags or files, or 128 and the number of the signal that stopped it.
     """
     try:
-        return _main(argv)
+        code = _main(argv)
+        print(end="", flush=True)  # So that a full disk or a closed pipe is an error of this run.
+        return code
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, wants no more of it.
+        return _BROKEN_PIPE
     except (UserError, OSError, absl_flags.Error) as error:
-        message = " ".join(str(error).split())
-        print(f"error: {message.removeprefix('flag ')}", file=sys.stderr)
+        print(f"error: {message(error).removeprefix('flag ')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -103,17 +120,20 @@ def _mode(name: str) -> ModuleType:
 
 
 def _overview() -> str:
-    lines = []
-    for name in _mode_names():
-        summary = (_mode(name).__doc__ or "").splitlines()[0]
-        lines.append(f"  {name:18} {summary}")
+    lines = [f"  {name:18} {_summary(name)}" for name in _mode_names()]
     return _USAGE.format(version=__version__, modes="\n".join(lines))
 
 
-def _set_up_jax(dtype: str | None) -> None:
-    """Keeps compiled programs between runs, which saves a second or two of each start.
+def _summary(name: str) -> str:
+    """The first line of a mode's docstring, read from its source: importing jax is slow."""
+    source = Path(modes.__path__[0], f"{name}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
-    But for those that use a CPU's matrix units, which cannot be kept.
+
+def _set_up_jax(dtype: str | None) -> None:
+    """Keeps compiled programs between runs, except those that use a CPU's matrix units.
+
+    These cannot be written to a file.
     """
     import jax
 

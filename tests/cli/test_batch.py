@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptual_jax.cli import batch as batch_lib
+from perceptual_jax.cli import batch, console
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.io import images
 from perceptual_jax.io.images import Picture
+from perceptual_jax.io.storage import FileError
 
 Captured = pytest.CaptureFixture[str]
 
@@ -29,8 +30,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(apply: Any, **options: Any) -> int:
-    work = batch_lib.Work(apply=apply, label="same", settings={}, **options)
-    return batch_lib.run(work, "in", "out")
+    job = batch.Job(apply=apply, label="same", settings={}, **options)
+    return batch.run(job, "in", "out")
 
 
 def written() -> list[str]:
@@ -116,24 +117,24 @@ def test_a_signal_ends_it_after_the_group_at_work(capsys: Captured) -> None:
 def test_one_that_is_interrupted_without_a_result_writes_nothing(
     number: signal.Signals, capsys: Captured
 ) -> None:
-    work = batch_lib.Work(
+    job = batch.Job(
         apply=lambda pictures, interrupts: signal.raise_signal(number), label="none", settings={}
     )
-    assert batch_lib.run(work, "in/0.png", None) == 128 + number
+    assert batch.run(job, "in/0.png", None) == 128 + number
     assert capsys.readouterr().err == "interrupted\n"
     assert list(Path().glob("*.png")) == []
 
 
 def test_the_folder_itself_is_not_written_to() -> None:
-    work = batch_lib.Work(apply=lambda pictures, _: list(pictures), label="same", settings={})
-    with pytest.raises((UserError, OSError), match="--output=in/ is --input"):
-        batch_lib.run(work, "in", "in/")
+    job = batch.Job(apply=lambda pictures, _: list(pictures), label="same", settings={})
+    with pytest.raises(UserError, match="--output=in/ is --input"):
+        batch.run(job, "in", "in/")
 
 
 def test_what_an_earlier_run_has_written_into_it_is_not_done_again(capsys: Captured) -> None:
-    work = batch_lib.Work(apply=lambda pictures, _: list(pictures), label="same", settings={})
+    job = batch.Job(apply=lambda pictures, _: list(pictures), label="same", settings={})
     for _ in range(2):
-        assert batch_lib.run(work, "in", "in/done") == 0
+        assert batch.run(job, "in", "in/done") == 0
         assert "6 of 6 pictures" in capsys.readouterr().out
 
 
@@ -143,5 +144,33 @@ def test_a_place_that_cannot_be_written_to_is_told_before_the_work() -> None:
     def apply(pictures: Sequence[Picture], interrupts: Any) -> list[Picture]:
         raise AssertionError("worked in vain")
 
-    with pytest.raises((UserError, OSError), match="out"):
+    with pytest.raises(FileError, match="out"):
         run(apply)
+
+
+def test_a_disk_that_is_full_is_told_for_each_result(capsys: Captured) -> None:
+    def apply(pictures: Sequence[Picture], interrupts: Any) -> list[Picture]:
+        raise OSError(28, "No space left on device")
+
+    assert run(apply) == 2
+    assert f"left out: {Path('in/0.png')}: No space left on device\n" in capsys.readouterr().err
+
+
+class TestWithProgress:
+    def test_gives_the_tiles_under_a_bar(self, capsys: Captured) -> None:
+        tiles = batch.with_progress(["a", "b", "c"], 3, console.Interrupts())
+        assert list(tiles) == ["a", "b", "c"]
+        assert "tile 3 of 3 100%" in capsys.readouterr().err
+
+    def test_of_one_tile_shows_none(self, capsys: Captured) -> None:
+        assert list(batch.with_progress(["a"], 1, console.Interrupts())) == ["a"]
+        assert capsys.readouterr().err == ""
+
+    def test_ends_after_the_tile_at_which_it_is_interrupted(self) -> None:
+        found = []
+        with console.interruptible() as interrupts:
+            for tile in batch.with_progress(["a", "b", "c"], 3, interrupts):
+                found.append(tile)
+                if tile == "b":
+                    signal.raise_signal(signal.SIGINT)
+        assert found == ["a", "b"]

@@ -1,5 +1,6 @@
 """Flags: that the help is complete, and that what is typed is what is run."""
 
+import dataclasses
 import inspect
 import itertools
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from absl import flags as absl_flags
 
 from perceptual_jax.cli import flags
-from perceptual_jax.objective import GATYS
+from perceptual_jax.objective import GATYS, JOHNSON
 from perceptual_jax.synthesis import Optimizer
 
 GROUPS = ["Pictures", "Objective", "Optimisation", "Run"]
@@ -17,7 +18,7 @@ GROUPS = ["Pictures", "Objective", "Optimisation", "Run"]
 def defined() -> flags.Flags:
     found = flags.Flags()
     flags.pictures(found)
-    flags.objective(found)
+    flags.objective(found, GATYS)
     flags.optimization(found, Optimizer(), steps=7, steps_text="Iterations.")
     flags.run_folder(found)
     return found
@@ -110,13 +111,14 @@ class TestParsing:
 
 class TestMeaning:
     def test_without_flags_the_objective_is_the_papers(self) -> None:
-        assert flags.objective_of(parsed()) == GATYS
+        assert flags.filled(GATYS, parsed()) == GATYS
 
     def test_without_flags_the_optimizer_is_the_default(self) -> None:
         assert flags.filled(Optimizer(), parsed()) == Optimizer()
 
     def test_the_objective_is_what_was_asked_for(self) -> None:
-        found = flags.objective_of(
+        found = flags.filled(
+            GATYS,
             parsed(
                 "--content_layers=relu2_2",
                 "--style_layers=conv1_1,conv2_1",
@@ -125,7 +127,7 @@ class TestMeaning:
                 "--style_weight=3",
                 "--tv_weight=4",
                 "--range_weight=5",
-            )
+            ),
         )
         assert found.formulation == "gatys"
         assert found.pooling == "max"
@@ -148,6 +150,143 @@ class TestMeaning:
         assert found["content_layers"] == ["conv4_2"]
         assert found["workdir"] is None
         assert not {"flagfile", "undefok"} & set(found)
+
+
+def setting(default: Any, help: str = "What it is for.", **metadata: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A field of every type that a flag can have."""
+
+    title: str = setting("wave", "A title.")
+    place: str | None = setting(None)
+    count: int = setting(3, least=1)
+    limit: int | None = setting(None)
+    rate: float = setting(0.5)
+    whole: float = setting(2)
+    scale: float | None = setting(None, least=1e-9)
+    smooth: bool = setting(True)
+    layers: tuple[str, ...] = setting(("a", "b"))
+    others: tuple[str, ...] | None = setting(None)
+    mode: str = setting("fast", choices=("fast", "slow"))
+    kind: str | None = setting(None, choices=("x", "y"))
+    private: int = 7
+
+
+class TestFields:
+    def parsed(self, *arguments: str, config: Config | None = None, names: Any = ()) -> Any:
+        found = flags.Flags()
+        found.fields(config or Config(), *names)
+        assert found.values(["run.py", *arguments]) == ["run.py"]
+        return found.values
+
+    def test_are_flags_where_they_have_help(self) -> None:
+        assert flags.as_dict(self.parsed()) == {
+            "title": "wave",
+            "place": None,
+            "count": 3,
+            "limit": None,
+            "rate": 0.5,
+            "whole": 2.0,
+            "scale": None,
+            "smooth": True,
+            "layers": ["a", "b"],
+            "others": None,
+            "mode": "fast",
+            "kind": None,
+        }
+
+    def test_have_the_values_of_the_instance_as_defaults(self) -> None:
+        config = Config(title="rocket", scale=2.0, layers=(), mode="slow", smooth=False)
+        values = self.parsed(config=config)
+        assert (values.title, values.scale, values.layers) == ("rocket", 2.0, [])
+        assert (values.mode, values.smooth) == ("slow", False)
+
+    def test_may_be_some_of_them_in_another_order(self) -> None:
+        found = flags.Flags()
+        found.fields(Config(), "rate", "title")
+        assert list(flags.as_dict(found.values)) == ["rate", "title"]
+        assert [line for line in found.help().splitlines() if "--" in line] == [
+            "  --rate=0.5",
+            "  --title=wave",
+        ]
+
+    @pytest.mark.parametrize("name", ["nothing", "private"])
+    def test_that_are_no_settings_are_a_mistake_of_ours(self, name: str) -> None:
+        with pytest.raises(KeyError, match=name):
+            flags.Flags().fields(Config(), name)
+
+    def test_of_a_type_without_a_flag_are_a_mistake_of_ours(self) -> None:
+        @dataclasses.dataclass
+        class Odd:
+            sizes: tuple[int, ...] = setting((1,))
+
+        with pytest.raises(KeyError, match="int"):
+            flags.Flags().fields(Odd())
+
+    @pytest.mark.parametrize(
+        ("argument", "field", "value"),
+        [
+            ("--title=sea", "title", "sea"),
+            ("--place=here", "place", "here"),
+            ("--count=1", "count", 1),
+            ("--limit=0", "limit", 0),
+            ("--rate=0", "rate", 0.0),
+            ("--whole=2.5", "whole", 2.5),
+            ("--scale=1e-3", "scale", 1e-3),
+            ("--nosmooth", "smooth", False),
+            ("--smooth=false", "smooth", False),
+            ("--layers=c", "layers", ("c",)),
+            ("--layers=", "layers", ()),
+            ("--others=c,d", "others", ("c", "d")),
+            ("--mode=slow", "mode", "slow"),
+            ("--kind=y", "kind", "y"),
+        ],
+    )
+    def test_are_filled_by_flags(self, argument: str, field: str, value: Any) -> None:
+        filled = flags.filled(Config(), self.parsed(argument))
+        assert filled == dataclasses.replace(Config(), **{field: value})
+        assert type(getattr(filled, field)) is type(value)
+
+    @pytest.mark.parametrize(
+        "argument",
+        [
+            "--count=0",
+            "--limit=-1",
+            "--rate=-0.1",
+            "--scale=0",
+            "--mode=other",
+            "--kind=",
+            "--count=2.5",
+        ],
+    )
+    def test_are_limited(self, argument: str) -> None:
+        with pytest.raises(absl_flags.Error, match=argument.split("=")[0].removeprefix("--")):
+            self.parsed(argument)
+
+    def test_without_flags_stay_as_they_are(self) -> None:
+        values = self.parsed("--rate=3", names=["rate"])
+        assert flags.filled(Config(count=9), values) == Config(count=9, rate=3.0)
+
+    def test_may_be_changed_in_the_program(self) -> None:
+        values = self.parsed("--rate=3", "--count=5")
+        filled = flags.filled(Config(), values, count=6, private=8)
+        assert filled == Config(rate=3.0, count=6, private=8)
+
+    def test_are_the_record_of_a_run(self) -> None:
+        values = self.parsed("--layers=c,d", "--rate=3")
+        assert flags.settings(flags.filled(Config(), values)) == flags.as_dict(values)
+
+
+@pytest.mark.parametrize("preset", [GATYS, JOHNSON])
+def test_the_flags_of_an_objective_are_its_settings(preset: Any) -> None:
+    found = flags.Flags()
+    flags.objective(found, preset)
+    found.values(["run.py"])
+    assert flags.filled(preset, found.values) == preset
+    assert flags.as_dict(found.values) == {"vgg": "vgg16", **flags.settings(preset)}
 
 
 def test_options_of_a_definition_are_keyword_only() -> None:

@@ -1,7 +1,11 @@
 """The command line around the modes: what is printed where, and with which exit code."""
 
 import importlib
+import os
 import pkgutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +15,7 @@ import perceptual_jax
 from perceptual_jax.cli import main, modes
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.cli.modes import gatys
+from perceptual_jax.io.storage import FileError
 
 Captured = pytest.CaptureFixture[str]
 NAMES = [module.name for module in pkgutil.iter_modules(modes.__path__)]
@@ -36,9 +41,8 @@ class TestHelp:
         out, err = capsys.readouterr()
         assert err == ""
         for name in NAMES:
-            summary = (importlib.import_module(f"perceptual_jax.modes.{name}").__doc__ or "").split(
-                "\n"
-            )[0]
+            mode = importlib.import_module(f"perceptual_jax.cli.modes.{name}")
+            summary = (mode.__doc__ or "").split("\n")[0]
             assert summary
             assert any(name in line and summary in line for line in out.splitlines())
 
@@ -58,6 +62,20 @@ class TestHelp:
     def test_without_anything_says_what_there_is(self, capsys: Captured) -> None:
         assert run() == 2
         assert "usage: python run.py --mode=MODE" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("arguments", [[], ["--help"], ["--steps=3"], ["--mode=gaty"]])
+    def test_of_the_program_imports_no_mode(self, arguments: list[str]) -> None:
+        """Importing jax takes longer than everything else that is done here."""
+        program = (
+            "import sys\n"
+            "from perceptual_jax.cli.main import main\n"
+            f"main(['run.py', *{arguments}])\n"
+            "heavy = {'jax', 'flax', 'numpy', 'PIL', 'perceptual_jax.cli.modes.gatys'}\n"
+            "print(sorted(heavy & set(sys.modules)))"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert "gatys" in done.stdout + done.stderr
+        assert done.stdout.splitlines()[-1] == "[]"
 
     def test_runs_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(gatys, "main", lambda values: pytest.fail("it ran"))
@@ -85,6 +103,25 @@ class TestMode:
     def test_its_exit_code_is_the_programs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(gatys, "main", lambda values: 143)
         assert run("--mode=gatys") == 143
+
+    def test_is_one_file(
+        self, capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "posterize.py").write_text(
+            '"""Use few colours.\n\nThe rest of the help."""\n'
+            "def define_flags(define):\n"
+            "    define.integer('colors', 4, 'How many.')\n"
+            "def main(values):\n"
+            "    return values.colors\n"
+        )
+        monkeypatch.setattr(modes, "__path__", [str(tmp_path)])
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        monkeypatch.delitem(sys.modules, "perceptual_jax.cli.modes.posterize", raising=False)
+        assert run("--help") == 0
+        assert "  posterize          Use few colours.\n" in capsys.readouterr().out
+        assert run("--mode=posterize", "--help") == 0
+        assert "--colors=4" in capsys.readouterr().out
+        assert run("--mode=posterize", "--colors=3") == 3
 
     def test_missing(self, capsys: Captured) -> None:
         assert run("--steps=3") == 2
@@ -123,6 +160,25 @@ class TestMistakes:
         assert run("--mode=gatys") == 2
         assert complaint(capsys) == "this is wrong: do that"
 
+    @pytest.mark.parametrize(
+        ("error", "line"),
+        [
+            (FileError("cannot read x.png: it is empty"), "cannot read x.png: it is empty"),
+            (OSError(28, "No space left on device", "x.png"), "No space left on device: 'x.png'"),
+            (OSError(18, "Invalid link", "a", None, "b"), "Invalid link: 'a' -> 'b'"),
+            (PermissionError(13, "Permission denied"), "Permission denied"),
+        ],
+    )
+    def test_of_files_are_told_without_their_number(
+        self, error: OSError, line: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(values: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(gatys, "main", fail)
+        assert run("--mode=gatys") == 2
+        assert complaint(capsys) == line
+
     @pytest.mark.parametrize("error", [ValueError("ours"), KeyError("ours")])
     def test_of_ours_keep_their_traceback(
         self, error: Exception, monkeypatch: pytest.MonkeyPatch
@@ -141,6 +197,39 @@ class TestMistakes:
         monkeypatch.setattr(gatys, "main", stop)
         assert run("--mode=gatys") == 130
         assert capsys.readouterr() == ("", "interrupted\n")
+
+
+def start(stdout: Any) -> "subprocess.Popen[str]":
+    """The help as a process, with this standard output."""
+    program = "from perceptual_jax.cli.main import run; run()"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, "--help"],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+class TestOutput:
+    def test_that_nobody_reads_is_no_error(self) -> None:
+        """As by `perceptual-jax --help | head -1`."""
+        reading, writing = os.pipe()
+        os.close(reading)
+        with start(writing) as process:
+            os.close(writing)
+            assert process.communicate()[1] == ""
+        assert process.returncode == 141  # 128 and the number of SIGPIPE, from POSIX.
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is full")
+    def test_to_a_full_disk_is_told_in_a_line(self) -> None:
+        with Path("/dev/full").open("w") as full, start(full) as process:
+            assert process.communicate()[1] == "error: No space left on device\n"
+        assert process.returncode == 2
+
+    def test_may_be_closed(self) -> None:
+        command = '"$0" -c "from perceptual_jax.cli.main import run; run()" --help >&-'
+        done = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 class TestCompilationCache:

@@ -127,7 +127,7 @@ def main(values: Any) -> int | None:
     if values.sheet:
         return _write_sheet(values, trained, look)
     plain = not look.masks and look.keep_colors == "none"
-    work = batch_lib.Work(
+    work = batch_lib.Job(
         apply=functools.partial(_apply, values, trained, look),
         label=_label(look, trained),
         settings=_settings(values, trained),
@@ -261,7 +261,7 @@ def _stylized(
             )
         )
         count = len(parts) * len(look.weights) if len(parts) > 1 else 1
-        for index, tile in batch_lib.watched(tiles, count, interrupts):
+        for index, tile in batch_lib.with_progress(tiles, count, interrupts):
             share = masks[index][tile.place][..., None] if masks else 1.0
             result[tile.place] += share * tile.pixels
     if interrupts:

@@ -75,7 +75,7 @@ def main(values: Any) -> int:
         "mode": "superres",
         **flags.as_dict(values),
     }
-    work = batch_lib.Work(
+    work = batch_lib.Job(
         apply=functools.partial(_apply, values, network, jax.device_put(trained.variables)),
         label=f"x{values.factor}",
         settings=settings,
@@ -133,7 +133,7 @@ def _in_tiles(
     tiles = super_resolution.enlarge_tiles(
         variables, picture, network=network, tile=values.tile_size
     )
-    for tile in batch_lib.watched(tiles, count, interrupts):
+    for tile in batch_lib.with_progress(tiles, count, interrupts):
         result[tile.place] = tile.pixels
     return None if interrupts else result
 

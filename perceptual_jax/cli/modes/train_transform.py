@@ -72,7 +72,7 @@ def main(values: Any) -> int:
     memory.keep()
     with usage_errors():
         training_flags.join_processes(values)
-        aim = dataclasses.replace(flags.objective_of(values, objective.JOHNSON), dtype=values.dtype)
+        aim = flags.filled(objective.JOHNSON, values, dtype=values.dtype)
     if not values.style:
         raise UserError("--style is empty: give a painting")
     name = "-".join(Path(style).stem for style in values.style)
@@ -109,7 +109,8 @@ def _settings(values: Any) -> dict[str, Any]:
     return {
         "style": values.style,
         "style_size": values.style_size,
-        **flags.objective_settings(values),
+        "vgg": values.vgg,
+        **flags.settings(flags.filled(objective.JOHNSON, values)),
         "architecture": values.architecture,
         "width": values.width,
         "residual_blocks": values.residual_blocks,
