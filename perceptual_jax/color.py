@@ -129,7 +129,7 @@ def match_histogram(images: ArrayLike, reference: ArrayLike) -> jax.Array:
 
 def before_transfer(
     content: ArrayLike, styles: Sequence[ArrayLike], *, keep_colors: str
-) -> tuple[ArrayLike, list[ArrayLike]]:
+) -> tuple[jax.Array, list[jax.Array]]:
     """The photo and the paintings as style transfer needs them to keep the photo's colours.
 
     Args:
@@ -143,15 +143,15 @@ def before_transfer(
       The photo and the paintings, of the same shapes.
     """
     if keep_colors == "none":
-        return content, list(styles)
+        return jnp.asarray(content), [jnp.asarray(style) for style in styles]
     if keep_colors == "luminance":
         return grey(content), [match_luminance(style, content) for style in styles]
     if keep_colors == "histogram":
-        return content, [match_statistics(style, content) for style in styles]
+        return jnp.asarray(content), [match_statistics(style, content) for style in styles]
     raise ValueError(f"keep_colors must be none, luminance or histogram, got {keep_colors!r}")
 
 
-def after_transfer(image: ArrayLike, content: ArrayLike, *, keep_colors: str) -> ArrayLike:
+def after_transfer(image: ArrayLike, content: ArrayLike, *, keep_colors: str) -> jax.Array:
     """The result of style transfer with the photo's colours, if they have to be put back.
 
     Args:
@@ -159,7 +159,7 @@ def after_transfer(image: ArrayLike, content: ArrayLike, *, keep_colors: str) ->
       content: the photo in colour, of the same size.
       keep_colors: as for `before_transfer`; `"luminance"` alone puts anything back.
     """
-    return replace_luminance(content, image) if keep_colors == "luminance" else image
+    return replace_luminance(content, image) if keep_colors == "luminance" else jnp.asarray(image)
 
 
 def _statistics(image: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -155,7 +155,7 @@ def features(
         elif name.startswith("relu"):
             x = jax.nn.relu(x)
         elif pooling == "avg":
-            x = pool.average_pool(x)
+            x = (pool.average_pool_reverse if frozen else pool.average_pool)(x)
         else:
             x = (pool.max_pool_reverse if frozen else pool.max_pool)(x)
         if name in layers:

@@ -228,7 +228,7 @@ class TestLeadingAxes:
 
     def test_numpy_images_in_float64_are_taken(self) -> None:
         image = reference.random_images(8, 8, 3)
-        found = vgg.features(TINY, image.astype(np.float64), "conv2_1")  # type: ignore[arg-type]
+        found = vgg.features(TINY, image.astype(np.float64), "conv2_1")
         np.testing.assert_array_equal(
             found["conv2_1"], vgg.features(TINY, jnp.asarray(image), "conv2_1")["conv2_1"]
         )

@@ -42,25 +42,52 @@ def max_pool_reverse(images: jax.Array) -> jax.Array:
     return max_pool(images.astype(jnp.float32)).astype(images.dtype)
 
 
-def _forward(images: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _max_forward(images: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     pooled = max_pool_reverse(images)
     return pooled, (images, pooled)
 
 
-def _backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array]:
+def _max_backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array]:
     images, pooled, shared = (x.astype(jnp.float32) for x in (*residuals, cotangent))
     shared = shared / sum((quarter == pooled).astype(jnp.float32) for quarter in _quarters(images))
     *batch, height, width, channels = pooled.shape
-
-    def repeated(values: jax.Array) -> jax.Array:
-        return values[..., :, None, :, None, :]
-
     even = images[..., : 2 * height, : 2 * width, :]
     blocks = even.reshape(*batch, height, 2, width, 2, channels)
-    gradient = jnp.where(blocks == repeated(pooled), repeated(shared), 0.0).reshape(even.shape)
-    rows, columns = (images.shape[axis] - even.shape[axis] for axis in (-3, -2))
-    gradient = jnp.pad(gradient, (*[(0, 0)] * len(batch), (0, rows), (0, columns), (0, 0)))
-    return (gradient.astype(cotangent.dtype),)
+    gradient = jnp.where(blocks == _repeated(pooled), _repeated(shared), 0.0)
+    return (_unblocked(gradient, images.shape).astype(cotangent.dtype),)
 
 
-max_pool_reverse.defvjp(_forward, _backward)
+max_pool_reverse.defvjp(_max_forward, _max_backward)
+
+
+@jax.custom_vjp
+def average_pool_reverse(images: jax.Array) -> jax.Array:
+    """`average_pool`, reverse mode only: the gradient of each block is written once."""
+    return average_pool(images)
+
+
+def _average_forward(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return average_pool(images), images
+
+
+def _average_backward(images: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    quarter = cotangent * jnp.asarray(0.25, cotangent.dtype)
+    *batch, height, width, channels = cotangent.shape
+    blocks = jnp.broadcast_to(_repeated(quarter), (*batch, height, 2, width, 2, channels))
+    return (_unblocked(blocks, images.shape),)
+
+
+average_pool_reverse.defvjp(_average_forward, _average_backward)
+
+
+def _repeated(pooled: jax.Array) -> jax.Array:
+    """For every position of a block, `(..., H, 1, W, 1, C)`."""
+    return pooled[..., :, None, :, None, :]
+
+
+def _unblocked(blocks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """`(..., H, 2, W, 2, C)` as images of a shape, whose odd last row and column get zeros."""
+    *batch, height, _, width, _, channels = blocks.shape
+    even = blocks.reshape(*batch, 2 * height, 2 * width, channels)
+    rows, columns = (shape[axis] - even.shape[axis] for axis in (-3, -2))
+    return jnp.pad(even, (*[(0, 0)] * len(batch), (0, rows), (0, columns), (0, 0)))

@@ -1,6 +1,7 @@
 """2x2 pooling: values, odd sides, and which position gets the gradient."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,11 +92,18 @@ def test_pooling_keeps_bfloat16(pool: Callable[[jax.Array], jax.Array]) -> None:
     )
 
 
-def test_both_forms_of_max_pool_are_one_function() -> None:
-    image = jnp.asarray(reference.random_images(2, 5, 6, 3)) - 0.5
-    values, slopes = [], []
-    for form in (pool.max_pool, pool.max_pool_reverse):
-        values.append(form(image))
-        slopes.append(jax.grad(lambda x, form=form: jnp.sum(jnp.sin(form(jax.nn.relu(x)))))(image))
-    np.testing.assert_array_equal(*values)
-    np.testing.assert_allclose(*slopes, rtol=1e-6)
+@pytest.mark.parametrize(
+    ("plain", "reverse"),
+    [
+        (pool.max_pool, pool.max_pool_reverse),
+        (pool.average_pool, pool.average_pool_reverse),
+    ],
+)
+def test_both_forms_are_one_function(plain: Any, reverse: Any) -> None:
+    image = jnp.asarray(reference.random_images(2, 5, 7, 3)) - 0.5
+    np.testing.assert_array_equal(plain(image), reverse(image))
+    slopes = [
+        jax.grad(lambda x, form=form: jnp.sum(jnp.sin(form(jax.nn.relu(x)))))(image)
+        for form in (plain, reverse)
+    ]
+    np.testing.assert_allclose(slopes[0], slopes[1], rtol=1e-6)
