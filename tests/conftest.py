@@ -4,8 +4,8 @@ import functools
 import os
 from collections.abc import Iterator
 
-# Before jax is imported anywhere: tests use no accelerator and no network, and leave the compilation
-# cache of the person who runs them as it is.
+# Before jax is imported anywhere: tests use no accelerator and no network, and leave the user's
+# compilation cache as it is.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["PERCEPTUAL_JAX_COMPILATION_CACHE"] = "off"
 
