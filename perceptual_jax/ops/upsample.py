@@ -35,7 +35,8 @@ def nearest_conv2d(
       conv2d: see the module's head.
     """
     height, width = images.shape[1:3]
-    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    # Image by image: jnp.pad would take slices along a batch that is spread over devices, too.
+    padded = jax.vmap(lambda image: jnp.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge"))(images)
     phases = _phases(padded, kernel, _NEAREST_TAPS, conv2d)
     return _interleave(
         [[phases[:, y : y + height, x : x + width, y, x] for x in (0, 1)] for y in (0, 1)]
@@ -91,6 +92,12 @@ def _phases(padded: jax.Array, kernel: jax.Array, taps: np.ndarray, conv2d: Conv
 
 def _interleave(phases: list[list[jax.Array]]) -> jax.Array:
     """Images `(N, H, W, C)` for even and odd rows and columns, to one `(N, 2 H, 2 W, C)`."""
-    count, height, width, channels = phases[0][0].shape
-    rows = [jnp.stack(row, axis=3) for row in phases]
-    return jnp.stack(rows, axis=2).reshape(count, 2 * height, 2 * width, channels)
+    # Along one axis after the other: JAX refuses to reshape both at once if the batch is sharded.
+    return _alternate([_alternate(row, axis=2) for row in phases], axis=1)
+
+
+def _alternate(images: list[jax.Array], *, axis: int) -> jax.Array:
+    """The rows (`axis=1`) or columns (`axis=2`) of each image in turn."""
+    shape = list(images[0].shape)
+    shape[axis] *= len(images)
+    return jnp.stack(images, axis=axis + 1).reshape(shape)

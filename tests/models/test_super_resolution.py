@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perceptual_jax.models import networks, super_resolution
+from perceptual_jax.models import super_resolution, tiling
 from tests import enlargers, reference
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -26,13 +26,11 @@ def enlarged(images: Any) -> np.ndarray:
 
 def in_tiles(image: np.ndarray, tile: int, trained: Any = TRAINED) -> np.ndarray:
     factor = trained.network.factor
-    result = np.full((factor * image.shape[0], factor * image.shape[1], 3), np.nan, np.float32)
-    for part in super_resolution.enlarge_tiles(
+    shape = (factor * image.shape[0], factor * image.shape[1], 3)
+    parts = super_resolution.enlarge_tiles(
         trained.variables, image, network=trained.network, tile=tile
-    ):
-        assert np.isnan(result[part.place]).all(), "a pixel was given twice"
-        result[part.place] = part.pixels
-    return result
+    )
+    return tiling.assemble(parts, shape)
 
 
 class TestFunction:
@@ -92,7 +90,7 @@ class TestTiles:
         np.testing.assert_allclose(in_tiles(image, 24, trained), whole, atol=1e-5)
 
     def test_that_do_not_exceed_twice_the_reach_are_refused(self) -> None:
-        twice = 2 * networks.reach(NETWORK)
-        assert super_resolution.tiles_of((100, 100), NETWORK, twice + 1)
+        twice = 2 * tiling.reach(NETWORK)
+        assert tiling.tiles((100, 100), NETWORK, twice + 1)
         with pytest.raises(ValueError, match=f"tile must be above {twice}"):
-            super_resolution.tiles_of((100, 100), NETWORK, twice)
+            tiling.tiles((100, 100), NETWORK, twice)

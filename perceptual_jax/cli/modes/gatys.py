@@ -202,7 +202,6 @@ def _read_masks(
         ]
     if not values.content_mask:
         return None, style_masks
-    regions.check_count(values.content_mask, len(style_sizes), of="paintings")
     return regions.read_all(values.content_mask, len(style_sizes), size), style_masks
 
 

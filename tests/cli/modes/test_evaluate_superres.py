@@ -84,7 +84,7 @@ def plain() -> dict[str, Any]:
 class TestNumbers:
     def test_are_those_of_the_metrics(self, plain: dict[str, Any]) -> None:
         for name, (truth, small) in pairs().items():
-            bicubic = np.clip(networks.enlarge(small[None], 4)[0], 0, 1)
+            bicubic = np.clip(networks.bicubic(small[None], 4)[0], 0, 1)
             assert plain[name]["bicubic"] == by_hand(truth, bicubic)
             assert plain[name]["random"] == by_hand(truth, of_network(small))
 
@@ -104,7 +104,7 @@ class TestNumbers:
     def test_follow_how_small_pictures_are_made(self) -> None:
         found = results("--degradation=bicubic")
         for name, (truth, small) in pairs(0.0).items():
-            bicubic = np.clip(networks.enlarge(small[None], 4)[0], 0, 1)
+            bicubic = np.clip(networks.bicubic(small[None], 4)[0], 0, 1)
             assert found[name]["bicubic"] == by_hand(truth, bicubic)
 
     def test_may_be_of_matched_histograms(self, plain: dict[str, Any]) -> None:

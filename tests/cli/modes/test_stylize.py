@@ -25,7 +25,7 @@ from tests import reference
 
 Captured = pytest.CaptureFixture[str]
 
-PROGRAM = Path(__file__).parents[2] / "run.py"
+PROGRAM = Path(__file__).parents[3] / "run.py"
 NETWORK = StyleNetwork(styles=2, width=2, residual_blocks=0)
 PHOTO = reference.random_images(37, 53, 3, seed=1)
 MASK = np.broadcast_to(np.arange(53) < 20, (37, 53)).astype(np.float32)
@@ -82,7 +82,7 @@ def expected(trained: pretrained_networks.TrainedNetwork, *weights: float) -> np
     photo = images.read("photo.png")
     return np.asarray(
         stylization.stylize_batch(
-            trained.variables, photo[None], np.array(weights, np.float32), network=NETWORK
+            trained.variables, photo[None], network=NETWORK, style_weights=np.array(weights)
         )[0]
     )
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 Captured = pytest.CaptureFixture[str]
 
-PROGRAM = Path(__file__).parents[2] / "run.py"
+PROGRAM = Path(__file__).parents[3] / "run.py"
 TRAINED = {factor: enlargers.random_enlarger(factor) for factor in (4, 8)}
 PHOTO = 0.2 + 0.6 * reference.random_images(17, 23, 3, seed=1)
 
