@@ -94,3 +94,26 @@ class TestTiles:
         assert tiling.tiles((100, 100), NETWORK, twice + 1)
         with pytest.raises(ValueError, match=f"tile must be above {twice}"):
             tiling.tiles((100, 100), NETWORK, twice)
+
+
+class TestMatchInput:
+    ENLARGED = reference.random_images(8, 12, 3, seed=3)
+    SMALL = reference.random_images(2, 3, 3, seed=4)
+
+    def test_changes_nothing_of_a_picture_with_colors(self) -> None:
+        found = super_resolution.match_input(self.ENLARGED, self.SMALL)
+        np.testing.assert_array_equal(found, self.ENLARGED)
+
+    @pytest.mark.parametrize(("difference", "is_grey"), [(0.0, True), (2e-4, False)])
+    def test_of_a_grey_one_is_grey(self, difference: float, is_grey: bool) -> None:
+        """The mean of its channels."""
+        small = self.SMALL[..., :1] + np.array([0.0, 0.0, difference], np.float32)
+        found = super_resolution.match_input(self.ENLARGED, small)
+        mean = self.ENLARGED.mean(-1, keepdims=True).repeat(3, axis=-1)
+        np.testing.assert_allclose(found, mean if is_grey else self.ENLARGED, rtol=1e-6)
+
+    def test_may_have_the_distribution_of_every_channel(self) -> None:
+        """Of values that are all the same, there is one to be had."""
+        small = np.broadcast_to(np.array([0.2, 0.4, 0.6], np.float32), (2, 3, 3))
+        found = super_resolution.match_input(self.ENLARGED, small, match_histogram=True)
+        np.testing.assert_allclose(found, np.broadcast_to(small[0, 0], (8, 12, 3)), rtol=1e-6)

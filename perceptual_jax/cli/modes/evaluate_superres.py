@@ -137,7 +137,7 @@ def _cropped(photo: np.ndarray, factor: int, path: Path) -> np.ndarray:
     height, width = (side // factor * factor for side in photo.shape[:2])
     # SSIM needs 11 pixels within the border, the networks 5 of the small picture.
     if min(height, width) < max(11 + 2 * factor, 5 * factor):
-        raise UserError(f"{path} is too small to be measured: leave it out")
+        raise UserError(f"{path} is too small to be measured")
     return images.eight_bits(photo[:height, :width])
 
 
