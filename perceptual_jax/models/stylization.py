@@ -184,8 +184,8 @@ def blend_with_photo(
         stylized = color.match_statistics(stylized, photo)
     elif keep_colors != "none":
         raise ValueError(f"keep_colors must be none, luminance or histogram, got {keep_colors!r}")
-    strength = jnp.asarray(strength, jnp.float32)
-    return strength * stylized + (1.0 - strength) * photo
+    share, rest = (jnp.asarray(x, jnp.float32) for x in (strength, 1.0 - strength))
+    return share * stylized + rest * photo
 
 
 def _windows(image: np.ndarray, tile: int) -> np.ndarray:

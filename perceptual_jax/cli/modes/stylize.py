@@ -262,7 +262,7 @@ def _blend(values: Any, result: np.ndarray, photo: np.ndarray) -> None:
         )
 
 
-_blend_with_photo = jax.jit(models.blend_with_photo, static_argnames="keep_colors")
+_blend_with_photo = jax.jit(models.blend_with_photo, static_argnames=("keep_colors", "strength"))
 
 
 def _write_sheet(values: Any, trained: TrainedNetwork) -> int:
