@@ -77,7 +77,7 @@ def measure(
     """The four numbers for one photo of 8 bits, enlarged by a network, or by bicubic."""
     small = degradation.degrade(photo, factor) / np.float32(255)
     if found is None:
-        large = networks.enlarge(jnp.asarray(small[None]), factor)[0]
+        large = networks.bicubic(jnp.asarray(small[None]), factor)[0]
     else:
         large = super_resolution.enlarge_batch(found.variables, small[None], network=found.network)[
             0

@@ -52,8 +52,9 @@ class Subject:
     def stylize(self, photo: Any, style: str) -> jax.Array:
         """The picture `(H, W, 3)` of a photo, clipped to [0, 1] as when it is written."""
         weights = self.style_weights(style)
-        batch = photo[None]
-        return stylization.stylize_batch(self.variables, batch, weights, network=self.network)[0]
+        return stylization.stylize_batch(
+            self.variables, photo[None], network=self.network, style_weights=weights
+        )[0]
 
     def painting(self, style: str) -> np.ndarray:
         """The painting of a style, at the size at which the network has seen it."""

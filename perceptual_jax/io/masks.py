@@ -1,4 +1,4 @@
-"""Masks that divide a picture into regions, each for a painting or style of its own."""
+"""Files of masks, each of which gives a region of a picture a painting or style of its own."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,34 +9,30 @@ from perceptual_jax.io import images
 from perceptual_jax.io.storage import FileError
 
 
-def check_count(paths: Sequence[str | Path], count: int, *, of: str) -> None:
-    """Raises `FileError` unless there is a mask for each of `count`, or one fewer."""
-    if len(paths) not in (count, count - 1):
-        raise FileError(
-            f"--content_mask needs a mask for each of {count} {of}, or one fewer, got {len(paths)}"
-        )
-
-
 def read(path: str | Path, height_width: tuple[int, int]) -> np.ndarray:
-    """The mask of one region at a size, (H, W) float32 in [0, 1].
+    """The mask of one region at a size, `(H, W)` float32 in [0, 1].
 
     Raises:
-      FileError: as `images.read_mask`; or nothing lies in the region.
+      FileError: as `images.read_mask`, or no pixel is in the region.
     """
     mask = images.resize(images.read_mask(path), height_width)
     if mask.max() < 0.5:
-        raise FileError(f"the mask {path} is black: nothing of the picture is in its region")
+        raise FileError(f"the mask {path} is black: no pixel of the picture is in its region")
     return mask
 
 
 def read_all(
     paths: Sequence[str | Path], count: int, height_width: tuple[int, int]
 ) -> list[np.ndarray]:
-    """`count` masks: those of the files, and if that is one fewer, what they leave for the last.
+    """The masks of `count` regions; with one file fewer, the last region is what the others leave.
 
     Raises:
-      FileError: as `read`.
+      FileError: as `read`, or there are more files, or fewer.
     """
+    if len(paths) not in (count, count - 1):
+        raise FileError(
+            f"{count} regions need {count} masks, or one fewer, and there are {len(paths)}"
+        )
     masks = [read(path, height_width) for path in paths]
     if len(masks) < count:
         masks.append(np.clip(np.float32(1) - np.sum(masks, axis=0), 0.0, 1.0))

@@ -1,9 +1,10 @@
-"""The layers that image transformation networks are made of, as Flax Linen modules.
+"""The layers of image transformation networks, as Flax Linen modules.
 
-Feature maps are `(N, H, W, C)`; parameters are float32, whatever the convolutions compute in.
+Feature maps are `(N, H, W, C)`. Parameters are float32, whatever the convolutions compute in.
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,7 +19,7 @@ UPSAMPLINGS = {
     "subpixel": upsample.subpixel_conv2d,
 }
 
-# PyTorch's, whose networks can be loaded, and the original's.
+# Of PyTorch, whose networks can be loaded, and of Ulyanov et al. 2016.
 _EPSILON = 1e-5
 
 
@@ -30,11 +31,11 @@ class Convolution(nn.Module):
       size: side of the kernel, odd.
       stride: 1 or 2.
       padding: `"reflect"`, `"zeros"`, or `"none"`.
-      upsampling: what doubles height and width before: one of `UPSAMPLINGS`, or `""`. Size 3,
-        stride 1; it brings its own padding.
+      upsampling: one of `UPSAMPLINGS`, which doubles height and width and pads in its own way, or
+        `""`; of size 3 and stride 1.
       scale: of the initial kernel, relative to one that keeps the variance.
-      train: whether its gradients are to be fast, for which it gives up forward mode.
-      dtype: what it computes in.
+      train: whether gradients are fast; they are then for reverse mode only.
+      dtype: of its computation.
     """
 
     features: int
@@ -48,12 +49,12 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        each = 4 if self.upsampling == "subpixel" else 1
-        shape = (self.size, self.size, x.shape[-1], each * self.features)
+        phases = 4 if self.upsampling == "subpixel" else 1
+        shape = (self.size, self.size, x.shape[-1], phases * self.features)
         initial = nn.initializers.variance_scaling(self.scale**2, "fan_in", "normal")
-        kernel = self.param("kernel", initial, shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        bias = bias.reshape(1, 1, 1, -1)
+        kernel = self.param("kernel", initial, shape, jnp.float32).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        bias = bias.astype(self.dtype).reshape(1, 1, 1, -1)
         conv2d = conv.conv2d_reverse if self.train else conv.fast_conv2d
         if self.upsampling:
             return UPSAMPLINGS[self.upsampling](x, kernel, conv2d=conv2d) + bias
@@ -68,11 +69,11 @@ class Convolution(nn.Module):
 
 
 class InstanceNorm(nn.Module):
-    """Conditional instance normalisation: statistics of each image, scale and shift of each style.
+    """Conditional instance normalisation (Dumoulin et al. 2017): a scale and shift for each style.
 
-    Statistics are float32.  Where the collection `statistics` is mutable, they are those of all the
-    images together, and are put there; where it is given, they are taken from there.  So the tiles
-    of one picture share the statistics of the whole.
+    Statistics are float32, and by default those of each image. If the collection `statistics` is
+    mutable, they are those of all images together, and are stored there; if it is given, they are
+    read from there. The tiles of one picture so share the statistics of the whole.
 
     Attributes:
       styles: rows of parameters.
@@ -82,9 +83,9 @@ class InstanceNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, style_weights: jax.Array) -> jax.Array:
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (self.styles, channels))
-        bias = self.param("bias", nn.initializers.zeros, (self.styles, channels))
+        shape = (self.styles, x.shape[-1])
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         values = x.astype(jnp.float32)
         if self.has_variable("statistics", "mean") and not self.is_initializing():
             mean: jax.Array = self.get_variable("statistics", "mean")
@@ -97,7 +98,7 @@ class InstanceNorm(nn.Module):
             if together:
                 self.put_variable("statistics", "mean", mean)
                 self.put_variable("statistics", "variance", variance)
-        # An accelerator would round the parameters to 8 or 11 bits in a matrix product.
+        # By default an accelerator rounds the factors of a matrix product to 8 or 11 bits.
         mix = functools.partial(jnp.matmul, style_weights, precision=jax.lax.Precision.HIGHEST)
         factor = mix(scale)[:, None, None] * jax.lax.rsqrt(variance + _EPSILON)
         return ((values - mean) * factor + mix(bias)[:, None, None]).astype(x.dtype)
@@ -112,7 +113,7 @@ class Normalization(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, style_weights: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, style_weights: Any = None) -> jax.Array:
         if self.kind == "instance":
             return InstanceNorm(self.styles, name="instance")(x, style_weights)
         if self.kind == "batch":
@@ -126,8 +127,15 @@ class Normalization(nn.Module):
         return x
 
 
+def conv_norm_relu(
+    x: jax.Array, convolution: Convolution, normalization: Normalization, *, style_weights: Any
+) -> jax.Array:
+    """A convolution, normalisation and ReLU."""
+    return nn.relu(normalization(convolution(x), style_weights))
+
+
 class Residual(nn.Module):
-    """Two 3x3 convolutions around which the input passes unchanged; no ReLU after the sum.
+    """Two 3x3 convolutions whose result is added to the input; no ReLU after the sum.
 
     Without padding the input is cropped to the smaller result (Johnson et al. 2016, supplement).
     """
@@ -139,20 +147,14 @@ class Residual(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, style_weights: jax.Array) -> jax.Array:
-        y = x
-        for index in (1, 2):
-            y = Convolution(
-                x.shape[-1],
-                padding=self.padding,
-                train=self.train,
-                dtype=self.dtype,
-                name=f"conv{index}",
-            )(y)
-            y = Normalization(
-                self.normalization, self.styles, self.train, self.dtype, name=f"norm{index}"
-            )(y, style_weights)
-            if index == 1:
-                y = nn.relu(y)
+    def __call__(self, x: jax.Array, style_weights: Any = None) -> jax.Array:
+        features = x.shape[-1]
+        options: dict[str, Any] = {"train": self.train, "dtype": self.dtype}
+        convolution = functools.partial(Convolution, features, padding=self.padding, **options)
+        normalization = functools.partial(Normalization, self.normalization, self.styles, **options)
+        y = conv_norm_relu(
+            x, convolution(name="conv1"), normalization(name="norm1"), style_weights=style_weights
+        )
+        y = normalization(name="norm2")(convolution(name="conv2")(y), style_weights)
         lost = (x.shape[1] - y.shape[1]) // 2
         return x[:, lost : x.shape[1] - lost, lost : x.shape[2] - lost] + y

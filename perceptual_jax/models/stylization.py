@@ -1,71 +1,59 @@
-"""Apply a style network to pictures: as a pure function, and tile by tile to large ones.
+"""Apply a style network to pictures of any size, and blend the result with the photo.
 
-A tile of a picture is normalised with the statistics of the whole and computed with a margin that
-covers the network's reach, so that tiles fit together without a seam, whatever the picture's size.
+`stylize`, `blend_regions` and `blend_with_photo` are pure functions of arrays. `stylize_tiles` and
+`stylize_regions` compute a large picture part by part: a tile is normalised with the statistics of
+the whole picture and computed with a margin as wide as the reach of the network, so that no seam
+shows.
 """
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from perceptual_jax import color
 from perceptual_jax.models import networks, tiling
 from perceptual_jax.models.networks import StyleNetwork
-from perceptual_jax.models.tiling import Span, Tile
+from perceptual_jax.models.tiling import Tile
 
-# Statistics of a large picture are taken from this many windows along each axis, of this side at
-# most. In 1.5 megapixels, which they cover, a pixel then differs from the untiled by a level of 8
-# bits on average (docs/style.md has the program): what the windows' borders do. With smaller tiles,
-# chosen to save memory, windows are no larger than these, down to a side of which the borders, that
-# are mirrored, are not the greater part.
+# Side of the largest tile, in pixels.
+TILE = 1024
+
+# Statistics of a large picture come from at most this many windows along each axis, of at most this
+# side: 1.5 megapixels, with which a pixel differs from the untiled picture by one level of 8 bits
+# on average (docs/style.md has the program), because of the borders of the windows. Smaller tiles,
+# which are chosen to save memory, have smaller windows, down to a side at which most of a window is
+# not yet affected by its mirrored borders.
 _WINDOWS, _WINDOW_SIDE, _LEAST_WINDOW_SIDE = 3, 512, 256
-
-# Positions of the network's middle are 4 pixels apart: tiles start on one of them.
-_GRID = 4
 
 
 def stylize(
-    variables: Any,
-    images: Any,
-    *,
-    network: StyleNetwork | None = None,
-    style_weights: Any = None,
+    variables: Any, images: Any, *, network: StyleNetwork, style_weights: Any = None
 ) -> jax.Array:
     """Stylised images; a pure function, to be jitted, mapped and differentiated.
 
     Args:
-      variables: of the network, `{"params": ...}`, as `perceptual_jax.load_network` gives them.
+      variables: of the network, `{"params": ...}`, as in `load_network(name).variables`.
       images: `(..., H, W, 3)` in [0, 1], of any height and width.
-      network: whose variables they are; by default the default network with as many styles,
-        channels and residual blocks as the variables have.
-      style_weights: how much of each style, `(styles,)`; may be left out where there is one.
+      network: the network, as in `load_network(name).network`. Variables do not tell how it pads
+        or upsamples.
+      style_weights: of each style, `(styles,)`, for example `[0.7, 0.3]`; may be left out if the
+        network has one style.
 
     Returns:
-      The same shape, in [0, 1].
+      The same shape, float32 in [0, 1].
 
     Raises:
       ValueError: images or weights that the network cannot take.
     """
-    if network is None:
-        network = networks.of_variables(variables)
-    batch = images.reshape(-1, *images.shape[-3:])
-    outputs: Any = network.apply(variables, batch, style_weights)
-    return jnp.clip(outputs, 0.0, 1.0).reshape(images.shape)
+    return networks.transform(network, variables, images, style_weights)
 
 
-def tiles_of(
-    height_width: tuple[int, int], network: StyleNetwork, tile: int
-) -> list[tuple[Span, Span]]:
-    """The tiles in which `stylize_tiles` does a picture, `(rows, columns)` of each.
-
-    Raises:
-      ValueError: the tile is not a multiple of 4, or not larger than twice the network's reach.
-    """
-    return tiling.tiles(height_width, tile, networks.reach(network), grid=_GRID)
+stylize_batch = jax.jit(stylize, static_argnames="network")
 
 
 def stylize_tiles(
@@ -74,13 +62,12 @@ def stylize_tiles(
     *,
     network: StyleNetwork,
     style_weights: Any = None,
-    tile: int = 1024,
+    tile: int = TILE,
 ) -> Iterator[Tile]:
     """One picture of any size, in as much memory as a tile takes, or as the nine windows do.
 
-    A picture that fits into one tile gives exactly what `stylize` gives.  A larger one differs in
-    the statistics of instance normalisation alone, which are estimated from windows spread over
-    it.
+    A picture that fits into one tile is exactly that of `stylize`. A larger one differs in the
+    statistics of instance normalisation, which are estimated from windows spread over it.
 
     Args:
       variables: of the network.
@@ -90,57 +77,136 @@ def stylize_tiles(
       tile: largest side that is computed at once, in pixels, a multiple of 4.
 
     Yields:
-      Every part of the picture once, in [0, 1], from the top left in rows.
+      Every part of the picture once, in [0, 1], from the top left, row by row.
 
     Raises:
-      ValueError: as `stylize` and `tiles_of`.
+      ValueError: as `stylize` and `tiling.tiles`.
     """
-    parts = tiles_of(image.shape[:2], network, tile)
+    parts = tiling.tiles(image.shape[:2], network, tile)
     if len(parts) > 1 and network.normalization == "instance":
-        variables = {
-            **variables,
-            "statistics": _statistics(variables, image, network, style_weights, tile),
-        }
+        windows = _windows(image, tile)
+        statistics = _pooled_statistics(variables, windows, style_weights, network=network)
+        variables = {**variables, "statistics": statistics}
     variables = jax.device_put(variables)
     yield from tiling.computed(
         image,
         parts,
-        lambda window: stylize_batch(variables, window, style_weights, network=network),
+        lambda window: stylize_batch(
+            variables, window, network=network, style_weights=style_weights
+        ),
     )
 
 
-@functools.partial(jax.jit, static_argnames="network")
-def stylize_batch(
-    variables: Any, images: Any, style_weights: Any, *, network: StyleNetwork
+def stylize_regions(
+    variables: Any,
+    image: np.ndarray,
+    masks: Sequence[Any] | np.ndarray,
+    *,
+    network: StyleNetwork,
+    style_weights: Sequence[Any] | np.ndarray,
+    tile: int = TILE,
+) -> Iterator[Tile]:
+    """`stylize_tiles` of a picture whose regions have different styles.
+
+    Args:
+      variables: of the network.
+      image: `(H, W, 3)` in [0, 1].
+      masks: of the regions, each `(H, W)`, as for `blend_regions`.
+      network: the network.
+      style_weights: for each region, `(styles,)`.
+      tile: as for `stylize_tiles`.
+
+    Yields:
+      As `stylize_tiles`.
+
+    Raises:
+      ValueError: as `stylize` and `tiling.tiles`; or there are more masks than weights, or fewer.
+    """
+    pictures = [
+        stylize_tiles(variables, image, network=network, style_weights=weights, tile=tile)
+        for _, weights in zip(masks, style_weights, strict=True)
+    ]
+    for parts in zip(*pictures, strict=True):
+        place = parts[0].place
+        pixels = [part.pixels for part in parts]
+        blended = _blend_regions(image[place], pixels, [mask[place] for mask in masks])
+        yield parts[0]._replace(pixels=np.asarray(blended))
+
+
+def blend_regions(
+    image: Any, stylized: Sequence[Any] | np.ndarray, masks: Sequence[Any] | np.ndarray
 ) -> jax.Array:
-    """`stylize`, compiled for every size that it meets."""
-    return stylize(variables, images, network=network, style_weights=style_weights)
+    """A photo whose regions are stylised in different ways; a pure function.
+
+    Args:
+      image: the photo, `(..., H, W, 3)`.
+      stylized: for each region the whole photo in its style, `(..., H, W, 3)`.
+      masks: how much of its style each pixel of a region has, `(..., H, W)` in [0, 1]. Where they
+        add up to less than 1, the rest is the photo; where they add up to more, they are divided
+        by their sum.
+
+    Returns:
+      `(..., H, W, 3)`.
+    """
+    masks = [jnp.asarray(mask, jnp.float32) for mask in masks]
+    total = jnp.maximum(sum(masks), 1.0)
+    shares = [(mask / total)[..., None] for mask in masks]
+    parts = (share * picture for share, picture in zip(shares, stylized, strict=True))
+    return sum(parts, start=(1.0 - sum(shares)) * image)
 
 
-def _statistics(
-    variables: Any, image: np.ndarray, network: StyleNetwork, style_weights: Any, tile: int
-) -> Any:
-    """Means and variances of every normalisation, over windows spread evenly."""
+_blend_regions = jax.jit(blend_regions)
+
+
+def blend_with_photo(
+    stylized: Any, photo: Any, *, keep_colors: str = "none", strength: Any = 1.0
+) -> jax.Array:
+    """A stylised picture with as much of the photo as is wanted; a pure function.
+
+    Args:
+      stylized: the stylised photo, `(H, W, 3)` in [0, 1].
+      photo: `(H, W, 3)` in [0, 1].
+      keep_colors: `"none"` for the colours of the style. `"luminance"` for those of the photo, of
+        which the style changes light and dark alone. `"histogram"` for the mean and covariance of
+        the photo's colours, which are those of the whole picture, so that parts of one cannot be
+        blended by themselves.
+      strength: from 0, the photo, to 1, the full style.
+
+    Returns:
+      `(H, W, 3)` in [0, 1].
+
+    Raises:
+      ValueError: an unknown way to keep colours.
+    """
+    if keep_colors == "luminance":
+        stylized = color.replace_luminance(photo, stylized)
+    elif keep_colors == "histogram":
+        stylized = color.match_statistics(stylized, photo)
+    elif keep_colors != "none":
+        raise ValueError(f"keep_colors must be none, luminance or histogram, got {keep_colors!r}")
+    share, rest = (jnp.asarray(x, jnp.float32) for x in (strength, 1.0 - strength))
+    return share * stylized + rest * photo
+
+
+def _windows(image: np.ndarray, tile: int) -> np.ndarray:
+    """Parts of a picture, spread evenly over it, `(N, h, w, 3)`."""
     largest = min(_WINDOW_SIDE, max(_LEAST_WINDOW_SIDE, tile))
 
-    def windows_along(length: int) -> list[slice]:
+    def along(length: int) -> list[slice]:
         count = min(_WINDOWS, math.ceil(length / largest))
-        # No longer than its share: where the windows cover all, each pixel counts once.
+        # No longer than its share, so that no pixel counts twice.
         side = min(largest, math.ceil(length / count))
-        even = np.linspace(0, length - side, count).astype(int) // _GRID * _GRID
-        return [slice(start, start + side) for start in even]
+        starts = np.linspace(0, length - side, count).astype(int) // tiling.STYLE_GRID
+        return [slice(start, start + side) for start in starts * tiling.STYLE_GRID]
 
-    windows = [
-        image[row, column]
-        for row in windows_along(image.shape[0])
-        for column in windows_along(image.shape[1])
-    ]
-    return _pooled(variables, np.stack(windows), style_weights, network=network)
+    rows, columns = map(along, image.shape[:2])
+    return np.stack([image[row, column] for row in rows for column in columns])
 
 
 @functools.partial(jax.jit, static_argnames="network")
-def _pooled(
+def _pooled_statistics(
     variables: Any, windows: jax.Array, style_weights: Any, *, network: StyleNetwork
 ) -> Any:
+    """Mean and variance of every normalisation, over all windows together."""
     _, updated = network.apply(variables, windows, style_weights, mutable=["statistics"])
     return updated["statistics"]

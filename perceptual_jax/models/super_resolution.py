@@ -1,56 +1,48 @@
-"""Enlarge pictures with a network: as a pure function, and tile by tile large ones."""
+"""Enlarge pictures of any size with a network for super-resolution.
 
-import functools
-from collections.abc import Iterator, Sequence
+`enlarge` is a pure function of arrays; `enlarge_tiles` computes a large picture part by part.
+"""
+
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from perceptual_jax import color
 from perceptual_jax.models import networks, tiling
 from perceptual_jax.models.networks import SuperResolutionNetwork
-from perceptual_jax.models.tiling import Span, Tile
+from perceptual_jax.models.tiling import Tile
+
+# Side of the largest tile, in pixels of the input.
+TILE = 256
+
+# By which the channels of a grey picture may differ.
+_GREY = 1e-4
 
 
 def enlarge(variables: Any, images: Any, *, network: SuperResolutionNetwork) -> jax.Array:
     """Enlarged images; a pure function, to be jitted, mapped and differentiated.
 
     Args:
-      variables: of the network, as `perceptual_jax.load_network` gives them.
+      variables: of the network, `{"params": ...}`, as in `load_network(name).variables`.
       images: `(..., H, W, 3)` in [0, 1], of any height and width.
-      network: the network.
+      network: the network, as in `load_network(name).network`.
 
     Returns:
-      `(..., factor H, factor W, 3)` in [0, 1].
+      `(..., factor H, factor W, 3)`, float32 in [0, 1].
 
     Raises:
       ValueError: images that the network cannot take.
     """
-    batch = images.reshape(-1, *images.shape[-3:])
-    outputs: Any = network.apply(variables, batch)
-    return jnp.clip(outputs, 0.0, 1.0).reshape(*images.shape[:-3], *outputs.shape[1:])
+    return networks.transform(network, variables, images)
 
 
-@functools.partial(jax.jit, static_argnames="network")
-def enlarge_batch(variables: Any, images: Any, *, network: SuperResolutionNetwork) -> jax.Array:
-    """`enlarge`, compiled for every size that it meets."""
-    return enlarge(variables, images, network=network)
-
-
-def tiles_of(
-    height_width: Sequence[int], network: SuperResolutionNetwork, tile: int
-) -> list[tuple[Span, Span]]:
-    """The tiles in which `enlarge_tiles` does a picture, `(rows, columns)` of each.
-
-    Raises:
-      ValueError: the tile is not larger than twice the network's reach.
-    """
-    return tiling.tiles(height_width, tile, networks.reach(network))
+enlarge_batch = jax.jit(enlarge, static_argnames="network")
 
 
 def enlarge_tiles(
-    variables: Any, image: np.ndarray, *, network: SuperResolutionNetwork, tile: int = 256
+    variables: Any, image: np.ndarray, *, network: SuperResolutionNetwork, tile: int = TILE
 ) -> Iterator[Tile]:
     """One picture of any size, in as much memory as a tile takes; the same pixels as `enlarge`.
 
@@ -61,15 +53,40 @@ def enlarge_tiles(
       tile: largest side that is enlarged at once, in pixels of `image`.
 
     Yields:
-      Every part of the result once, in [0, 1], from the top left in rows.
+      Every part of the result once, in [0, 1], from the top left, row by row.
 
     Raises:
-      ValueError: as `enlarge` and `tiles_of`.
+      ValueError: as `enlarge` and `tiling.tiles`.
     """
     variables = jax.device_put(variables)
     yield from tiling.computed(
         image,
-        tiles_of(image.shape[:2], network, tile),
+        tiling.tiles(image.shape[:2], network, tile),
         lambda window: enlarge_batch(variables, window, network=network),
         scale=network.factor,
     )
+
+
+def match_input(
+    enlarged: np.ndarray, image: np.ndarray, *, match_histogram: bool = False
+) -> np.ndarray:
+    """An enlarged picture whose colours are those of its input: grey if that is.
+
+    Args:
+      enlarged: `(factor H, factor W, 3)` in [0, 1].
+      image: the input, `(H, W, 3)` in [0, 1].
+      match_histogram: whether every channel gets the distribution of values that it has in the
+        input (Johnson et al. 2016, section 4.2).
+
+    Returns:
+      The shape of `enlarged`. It may be a view that cannot be written to: NumPy arrays, since a
+      copy of a large picture takes much memory.
+    """
+    if match_histogram:
+        enlarged = np.asarray(_match_histogram(enlarged, image))
+    if np.max(np.abs(image - image[..., :1])) < _GREY:
+        enlarged = np.broadcast_to(enlarged.mean(axis=-1, keepdims=True), enlarged.shape)
+    return enlarged
+
+
+_match_histogram = jax.jit(color.match_histogram)

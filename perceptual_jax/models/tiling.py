@@ -1,14 +1,19 @@
-"""Cutting a picture that is too large for one pass into tiles that overlap by a network's reach."""
+"""Tiles of a picture that is too large for one pass: they overlap by the reach of the network."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from perceptual_jax.models.networks import Network, StyleNetwork, SuperResolutionNetwork
+
+# Positions of a style network's residual blocks are 4 pixels apart: tiles start on one of them.
+STYLE_GRID = 4
+
 
 class Span(NamedTuple):
-    """Along one axis: what is read, `start` to `stop`, and what of it is kept."""
+    """Along one axis: pixels `start` to `stop` are read, `kept_start` to `kept_stop` are kept."""
 
     start: int
     stop: int
@@ -25,20 +30,21 @@ class Tile(NamedTuple):
 
     @property
     def place(self) -> tuple[slice, slice]:
-        """Where it is in the whole, to index with."""
+        """Its rows and columns in the picture, to index with."""
         height, width = self.pixels.shape[:2]
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
 def spans(length: int, tile: int, margin: int, *, grid: int = 1) -> list[Span]:
-    """Covers an axis with tiles that overlap by twice the margin, the first and last at its ends.
+    """Covers an axis with as few tiles as possible, which overlap by twice the margin.
+
+    All have the same length, which is the least for this number of tiles, so that one compiled
+    program serves all of them; the last may be up to `grid - 1` longer, to start on the grid.
 
     Args:
       length: of the axis, in pixels.
-      tile: how long each is at most. All have the length that divides the axis into as many evenly,
-        so that little is computed twice, and one compiled program serves them; the last may be
-        longer by up to `grid - 1`, so that it starts on the grid.
-      margin: pixels that are read beyond what is kept, a multiple of the grid.
+      tile: largest length of a tile.
+      margin: pixels that are read beyond those that are kept, a multiple of the grid.
       grid: tiles start on its multiples.
     """
     if length <= tile:
@@ -57,21 +63,38 @@ def spans(length: int, tile: int, margin: int, *, grid: int = 1) -> list[Span]:
         kept = start + tile - margin
 
 
-def tiles(
-    height_width: Sequence[int], tile: int, reach: int, *, grid: int = 1
-) -> list[tuple[Span, Span]]:
-    """The tiles of a picture, `(rows, columns)` of each, from the top left in rows.
+def reach(network: Network) -> int:
+    """The largest distance between an output pixel and an input pixel that it depends on.
+
+    In pixels of the input. Statistics of normalisation, which depend on all pixels, do not count.
+    """
+    if isinstance(network, SuperResolutionNetwork):
+        # 9x9 and the residual blocks at the size of the input; the upsamplings, of which the first
+        # counts 1 and the others together 1; 9x9 at the size of the output.
+        return 4 + 2 * network.residual_blocks + 2 + 1
+    # 9x9 at full size; 3x3 at full and at half size; two 3x3 at a quarter for each residual block;
+    # the upsamplings at a quarter and at half, which reach one pixel of their result further if
+    # each of its pixels depends on three of the input; 9x9 at full size.
+    upsamplings = 4 + 2 + (3 if network.upsampling == "subpixel" else 0)
+    return 4 + 1 + 2 + 8 * network.residual_blocks + upsamplings + 4
+
+
+def tiles(height_width: Sequence[int], network: Network, tile: int) -> list[tuple[Span, Span]]:
+    """The tiles in which a network computes a picture, `(rows, columns)` of each.
 
     Args:
       height_width: of the picture.
+      network: decides how wide the margins are, and on which grid tiles start.
       tile: largest side of a tile, in pixels.
-      reach: how far away a pixel can change another.
-      grid: see `spans`.
+
+    Returns:
+      From the top left, row by row.
 
     Raises:
       ValueError: the tile is not a multiple of the grid, or not larger than twice the reach.
     """
-    margin = math.ceil(reach / grid) * grid
+    grid = STYLE_GRID if isinstance(network, StyleNetwork) else 1
+    margin = math.ceil(reach(network) / grid) * grid
     if tile % grid or tile <= 2 * margin:
         multiple = f"a multiple of {grid} " if grid > 1 else ""
         raise ValueError(f"tile must be {multiple}above {2 * margin} for this network, got {tile}")
@@ -86,13 +109,13 @@ def computed(
     *,
     scale: int = 1,
 ) -> Iterator[Tile]:
-    """Every part of a result, tile by tile.
+    """Applies a function to the tiles of a picture, and cuts off their margins.
 
     Args:
       image: `(H, W, C)`.
-      parts: what `tiles` gave for it.
+      parts: its `tiles`.
       compute: from a batch of one tile, `(1, h, w, C)`, to `(1, scale h, scale w, C)`.
-      scale: by which the result is larger.
+      scale: by which the result is larger than the picture.
 
     Yields:
       Each pixel of the result once.
@@ -107,3 +130,11 @@ def computed(
         )
         kept = result[top:bottom, left:right]
         yield Tile(scale * row.kept_start, scale * column.kept_start, kept)
+
+
+def assemble(parts: Iterable[Tile], shape: tuple[int, ...]) -> np.ndarray:
+    """The picture of this shape whose tiles are given, float32."""
+    picture = np.empty(shape, np.float32)
+    for part in parts:
+        picture[part.place] = part.pixels
+    return picture

@@ -1,11 +1,9 @@
-"""What differs between versions of XLA, its options, and what explicit shardings need."""
+"""What differs between versions of XLA, and its options."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 
 # From 0.12 on (0.11 was not tried), XLA:CPU is fast and slow at other convolutions than before.
 IS_NEW_XLA = jax.__version_info__ >= (0, 11)
@@ -37,18 +35,3 @@ def use_matrix_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         return False
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_ONEDNN}".strip()
     return True
-
-
-def reshape_within_batch(images: jax.Array, shape: Sequence[int]) -> jax.Array:
-    """`images.reshape(shape)`, where the first axis stays as it is.
-
-    On a mesh of explicit axes JAX asks how the result of splitting or merging axes is sharded,
-    even if the batch alone is.
-    """
-    sharding = jax.typeof(images).sharding
-    batch = sharding.spec[0] if sharding.spec else None
-    if batch is None:
-        return images.reshape(shape)
-    return jax.lax.reshape(
-        images, shape, out_sharding=NamedSharding(sharding.mesh, PartitionSpec(batch))
-    )

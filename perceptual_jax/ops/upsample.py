@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perceptual_jax.ops.backend import reshape_within_batch
 from perceptual_jax.ops.conv import fast_conv2d
 from perceptual_jax.ops.pad import edge_pad, reflect_pad
 
@@ -92,7 +91,12 @@ def _phases(padded: jax.Array, kernel: jax.Array, taps: np.ndarray, conv2d: Conv
 
 def _interleave(phases: list[list[jax.Array]]) -> jax.Array:
     """Images `(N, H, W, C)` for even and odd rows and columns, to one `(N, 2 H, 2 W, C)`."""
-    count, height, width, channels = phases[0][0].shape
-    rows = [jnp.stack(row, axis=3) for row in phases]
-    shape = (count, 2 * height, 2 * width, channels)
-    return reshape_within_batch(jnp.stack(rows, axis=2), shape)
+    # Along one axis after the other: JAX refuses to reshape both at once if the batch is sharded.
+    return _alternate([_alternate(row, axis=2) for row in phases], axis=1)
+
+
+def _alternate(images: list[jax.Array], *, axis: int) -> jax.Array:
+    """The rows (`axis=1`) or columns (`axis=2`) of each image in turn."""
+    shape = list(images[0].shape)
+    shape[axis] *= len(images)
+    return jnp.stack(images, axis=axis + 1).reshape(shape)

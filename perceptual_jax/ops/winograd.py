@@ -14,8 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perceptual_jax.ops.backend import reshape_within_batch
-
 # From this many channels on, on both sides, it is faster than the plain form in a loop.
 _LEAST_CHANNELS = 64
 
@@ -87,7 +85,7 @@ def winograd_conv2d(images: jax.Array, kernels: Sequence[jax.Array], margin: int
     padded = jax.lax.pad(
         images, jnp.float32(0), (no_padding, (margin, below, 0), no_padding, no_padding)
     )
-    padded = reshape_within_batch(padded, (count, fours + 1, 4, width, channels))
+    padded = padded.reshape(count, fours + 1, 4, width, channels)
     six = [padded[:, :-1, row] for row in range(4)] + [padded[:, 1:, row] for row in range(2)]
     sums = [_weighted_sum(taps, six) for taps in _INPUT_SUMS]
     products = [
@@ -102,8 +100,7 @@ def winograd_conv2d(images: jax.Array, kernels: Sequence[jax.Array], margin: int
     ]
     four = [_weighted_sum(taps, products) for taps in _OUTPUT_SUMS]
     stacked = jnp.stack(four, axis=2)
-    rows = reshape_within_batch(stacked, (count, 4 * fours, *stacked.shape[3:]))
-    return rows[:, :rows_out]
+    return stacked.reshape(count, 4 * fours, *stacked.shape[3:])[:, :rows_out]
 
 
 def _weighted_sum(weights: Any, arrays: Any) -> Any:

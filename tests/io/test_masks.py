@@ -1,12 +1,11 @@
-"""Masks of regions: as many as there are styles, of the picture's size."""
+"""Files of masks: as many as there are regions, at the size of the picture."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from perceptual_jax.io import images
-from perceptual_jax.io import masks as regions
+from perceptual_jax.io import images, masks
 from perceptual_jax.io.storage import FileError
 
 
@@ -18,32 +17,28 @@ def left(tmp_path: Path) -> Path:
 
 
 def test_one_fewer_leaves_the_rest_to_the_last(left: Path) -> None:
-    first, last = regions.read_all([left], 2, (10, 20))
+    first, last = masks.read_all([left], 2, (10, 20))
     np.testing.assert_array_equal(first, images.read_mask(left))
     np.testing.assert_array_equal(last, 1 - first)
 
 
 def test_as_many_are_taken_as_they_are(left: Path) -> None:
-    for mask in regions.read_all([left, left], 2, (10, 20)):
+    for mask in masks.read_all([left, left], 2, (10, 20)):
         np.testing.assert_array_equal(mask, images.read_mask(left))
 
 
 def test_have_the_size_of_the_picture(left: Path) -> None:
-    assert regions.read(left, (5, 7)).shape == (5, 7)
+    assert masks.read(left, (5, 7)).shape == (5, 7)
 
 
-def test_a_black_one_is_told(tmp_path: Path) -> None:
+def test_a_black_one_is_refused(tmp_path: Path) -> None:
     images.write(tmp_path / "black.png", np.zeros((4, 4), np.float32))
     with pytest.raises(FileError, match=r"black\.png is black"):
-        regions.read(tmp_path / "black.png", (4, 4))
+        masks.read(tmp_path / "black.png", (4, 4))
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_another_number_is_told(count: int) -> None:
-    with pytest.raises(FileError, match=f"each of {count} styles, or one fewer, got 2"):
-        regions.check_count(["a.png", "b.png"], count, of="styles")
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_a_number_that_fits_is_taken(count: int) -> None:
-    regions.check_count(["a.png", "b.png"], count, of="styles")
+def test_another_number_is_refused(left: Path, count: int) -> None:
+    expected = f"{count} regions need {count} masks, or one fewer, and there are 2"
+    with pytest.raises(FileError, match=expected):
+        masks.read_all([left, left], count, (10, 20))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perceptual_jax.models import networks, super_resolution
+from perceptual_jax.models import super_resolution, tiling
 from tests import enlargers, reference
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -26,13 +26,11 @@ def enlarged(images: Any) -> np.ndarray:
 
 def in_tiles(image: np.ndarray, tile: int, trained: Any = TRAINED) -> np.ndarray:
     factor = trained.network.factor
-    result = np.full((factor * image.shape[0], factor * image.shape[1], 3), np.nan, np.float32)
-    for part in super_resolution.enlarge_tiles(
+    shape = (factor * image.shape[0], factor * image.shape[1], 3)
+    parts = super_resolution.enlarge_tiles(
         trained.variables, image, network=trained.network, tile=tile
-    ):
-        assert np.isnan(result[part.place]).all(), "a pixel was given twice"
-        result[part.place] = part.pixels
-    return result
+    )
+    return tiling.assemble(parts, shape)
 
 
 class TestFunction:
@@ -92,7 +90,30 @@ class TestTiles:
         np.testing.assert_allclose(in_tiles(image, 24, trained), whole, atol=1e-5)
 
     def test_that_do_not_exceed_twice_the_reach_are_refused(self) -> None:
-        twice = 2 * networks.reach(NETWORK)
-        assert super_resolution.tiles_of((100, 100), NETWORK, twice + 1)
+        twice = 2 * tiling.reach(NETWORK)
+        assert tiling.tiles((100, 100), NETWORK, twice + 1)
         with pytest.raises(ValueError, match=f"tile must be above {twice}"):
-            super_resolution.tiles_of((100, 100), NETWORK, twice)
+            tiling.tiles((100, 100), NETWORK, twice)
+
+
+class TestMatchInput:
+    ENLARGED = reference.random_images(8, 12, 3, seed=3)
+    SMALL = reference.random_images(2, 3, 3, seed=4)
+
+    def test_changes_nothing_of_a_picture_with_colors(self) -> None:
+        found = super_resolution.match_input(self.ENLARGED, self.SMALL)
+        np.testing.assert_array_equal(found, self.ENLARGED)
+
+    @pytest.mark.parametrize(("difference", "is_grey"), [(0.0, True), (2e-4, False)])
+    def test_of_a_grey_one_is_grey(self, difference: float, is_grey: bool) -> None:
+        """The mean of its channels."""
+        small = self.SMALL[..., :1] + np.array([0.0, 0.0, difference], np.float32)
+        found = super_resolution.match_input(self.ENLARGED, small)
+        mean = self.ENLARGED.mean(-1, keepdims=True).repeat(3, axis=-1)
+        np.testing.assert_allclose(found, mean if is_grey else self.ENLARGED, rtol=1e-6)
+
+    def test_may_have_the_distribution_of_every_channel(self) -> None:
+        """Of values that are all the same, there is one to be had."""
+        small = np.broadcast_to(np.array([0.2, 0.4, 0.6], np.float32), (2, 3, 3))
+        found = super_resolution.match_input(self.ENLARGED, small, match_histogram=True)
+        np.testing.assert_allclose(found, np.broadcast_to(small[0, 0], (8, 12, 3)), rtol=1e-6)

@@ -1,11 +1,13 @@
-"""Cutting pictures into tiles: they cover all of it once, with their margins."""
+"""Tiles of a picture cover all of it once, with their margins."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 
 from perceptual_jax.models import tiling
+from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork
 from tests import reference
 
 LENGTHS = [1, 127, 128, 129, 130, 131, 132, 200, 1001]
@@ -41,27 +43,46 @@ class TestSpans:
         assert sum(span.stop - span.start for span in spans) <= length + 56 * (count - 1) + count
 
 
+# It reaches 17 pixels, and starts its tiles at multiples of 4; the other reaches 9.
+STYLE = StyleNetwork(residual_blocks=0)
+ENLARGING = SuperResolutionNetwork(residual_blocks=1)
+
+
 class TestTiles:
     @pytest.mark.parametrize(
-        ("tile", "grid", "message"),
-        [(56, 1, "tile must be above 56"), (130, 4, "multiple of 4 above 56")],
+        ("network", "tile", "message"),
+        [
+            (ENLARGING, 18, "tile must be above 18 for this network, got 18"),
+            (STYLE, 40, "tile must be a multiple of 4 above 40 for this network, got 40"),
+            (STYLE, 130, "tile must be a multiple of 4 above 40 for this network, got 130"),
+        ],
     )
-    def test_of_a_size_that_cannot_be_are_refused(self, tile: int, grid: int, message: str) -> None:
+    def test_of_a_size_that_cannot_be_are_refused(
+        self, network: Any, tile: int, message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
-            tiling.tiles((500, 500), tile, 28, grid=grid)
+            tiling.tiles((500, 500), network, tile)
 
     def test_margins_are_on_the_grid_and_reach_far_enough(self) -> None:
-        (first, *_) = tiling.spans(400, 128, 28, grid=4)
-        ((row, column), *_) = tiling.tiles((400, 400), 128, 26, grid=4)
-        assert row == column == first
+        along_one_axis = tiling.spans(400, 128, 20, grid=4)
+        expected = [(row, column) for row in along_one_axis for column in along_one_axis]
+        assert tiling.tiles((400, 400), STYLE, 128) == expected
+
+    def test_are_of_few_sizes(self) -> None:
+        """Each size is compiled."""
+        sizes = {
+            (row.stop - row.start, column.stop - column.start)
+            for row, column in tiling.tiles((1003, 2002), STYLE, 128)
+        }
+        assert len(sizes) <= 4
 
 
 @pytest.mark.parametrize("scale", [1, 3])
-@pytest.mark.parametrize("size", [(40, 41), (16, 90), (100, 37)])
+@pytest.mark.parametrize("size", [(40, 41), (19, 90), (100, 37)])
 def test_what_is_computed_in_tiles_is_what_is_computed_at_once(
     size: tuple[int, int], scale: int
 ) -> None:
-    """Of something that looks no farther than the reach."""
+    """For a function that depends on pixels at most two away."""
 
     def mean_of_neighbours(images: np.ndarray) -> np.ndarray:
         padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
@@ -71,8 +92,8 @@ def test_what_is_computed_in_tiles_is_what_is_computed_at_once(
 
     image = reference.random_images(*size, 3)
     whole = mean_of_neighbours(image[None])[0]
-    result = np.full_like(whole, np.nan)
-    for tile in tiling.computed(image, tiling.tiles(size, 16, 2), mean_of_neighbours, scale=scale):
-        assert np.isnan(result[tile.place]).all(), "a pixel was given twice"
-        result[tile.place] = tile.pixels
-    np.testing.assert_array_equal(result, whole)
+    parts = tiling.tiles(size, ENLARGING, 20)
+    assert len(parts) > 1
+    found = list(tiling.computed(image, parts, mean_of_neighbours, scale=scale))
+    assert sum(tile.pixels.size for tile in found) == whole.size
+    np.testing.assert_array_equal(tiling.assemble(found, whole.shape), whole)

@@ -1,29 +1,33 @@
 """Measure super-resolution on photos: PSNR and SSIM of the networks and of bicubic enlargement.
 
-Each photo is cropped to a multiple of the factor, made small, enlarged again and compared with what
-it was, on the luma of 8 bits, without a border as wide as the factor.
+Each photo is cropped to a multiple of the factor, reduced, enlarged again and compared with itself,
+on the luma of 8 bits, without a border as wide as the factor.
 """
 
 import contextlib
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from perceptual_jax import color, metrics
+from perceptual_jax import color, metrics, models
 from perceptual_jax.cli import console, flags, superres_flags
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.io import image_grid, images
 from perceptual_jax.io.storage import pictures_in
-from perceptual_jax.models import networks, super_resolution
-from perceptual_jax.pretrained import networks as pretrained_networks
+from perceptual_jax.models import networks
+from perceptual_jax.pretrained.networks import TrainedNetwork, load_superres
 from perceptual_jax.training import degradation, recorder, train_losses
 
-# Of the middle of each picture, in pixels, and how much larger it is shown.
+# Side of the middle of each picture that is shown, in pixels, and how much larger it is shown.
 _CROP, _ZOOM = 112, 2
+
+# PSNR and SSIM of each result for a photo, by its label.
+Row = dict[str, dict[str, float]]
 
 
 def define_flags(define: flags.Flags) -> None:
@@ -39,8 +43,8 @@ def define_flags(define: flags.Flags) -> None:
         "degradation",
         "blur",
         list(degradation.SIGMAS),
-        "How small pictures are made: blur, of sigma 1 before the bicubic reduction, as in the "
-        "paper; bicubic, by that alone, as benchmarks are.",
+        "How photos are reduced: blur, with sigma 1 before the bicubic reduction, as in the paper; "
+        "bicubic, without it, as in benchmarks.",
     )
     define.boolean(
         "match_histogram",
@@ -59,51 +63,60 @@ def main(values: Any) -> int:
     superres_flags.check_factor(values)
     if not values.data:
         raise UserError("--data is missing: give a folder of photos")
-    data = Path(values.data).expanduser()
-    files = pictures_in(data)
+    folder = Path(values.data).expanduser()
+    files = pictures_in(folder)
     if not values.network:
         raise UserError("--network is empty: give feature, pixel or a file")
-    trained = {
-        name: pretrained_networks.load_superres(name, values.factor) for name in values.network
-    }
+    trained = {name: load_superres(name, values.factor) for name in values.network}
     labels = _short(trained, taken="bicubic")
-    titles = _short((str(path.relative_to(data)) for path in files), taken="mean")
-    rows: dict[str, dict[str, dict[str, float]]] = {}
-    pictures: list[list[np.ndarray]] = []
+    titles = _short((str(path.relative_to(folder)) for path in files), taken="mean")
+    rows: dict[str, Row] = {}
+    crops: list[list[np.ndarray]] = []
+    failed: list[str] = []
     with contextlib.closing(console.ProgressBar(len(files))) as bar:
-        for path in files:
-            truth = _cropped(images.read(path), values.factor, path)
-            sigma = degradation.SIGMAS[values.degradation]
-            small = train_losses.unit_range(degradation.degrade(truth, values.factor, sigma=sigma))
-            found = {"bicubic": np.clip(networks.enlarge(small[None], values.factor)[0], 0.0, 1.0)}
-            for name, network in trained.items():
-                result = np.empty(truth.shape, np.float32)
-                for tile in super_resolution.enlarge_tiles(
-                    network.variables, small, network=network.network
-                ):
-                    result[tile.place] = tile.pixels
-                if values.match_histogram:
-                    result = np.asarray(jax.jit(color.match_histogram)(result, small))
-                found[labels[name]] = result
-            rows[titles[str(path.relative_to(data))]] = {
-                label: _measured(result, train_losses.unit_range(truth), values.factor)
-                for label, result in found.items()
-            }
-            pictures.append(
-                [
-                    _middle(np.asarray(shown))
-                    for shown in (*found.values(), train_losses.unit_range(truth))
-                ]
-            )
+        for path, title in zip(files, titles.values(), strict=True):
+            try:
+                photo = _cropped(images.read(path), values.factor, path)
+            except (UserError, OSError) as error:
+                failed.append(str(error))
+            else:
+                results = _results(values, photo, {labels[name]: trained[name] for name in trained})
+                truth = train_losses.unit_range(photo)
+                rows[title] = {
+                    label: _quality(result, truth, values.factor)
+                    for label, result in results.items()
+                }
+                crops.append([_middle(picture) for picture in (*results.values(), truth)])
             bar.update(1, path.stem, {})
-    rows["mean"] = _mean(list(rows.values()))
-    folder = Path(values.workdir or f"runs/evaluate-x{values.factor}").expanduser()
-    _write(folder, rows, pictures, flags.as_dict(values))
-    return 0
+    if rows:
+        workdir = Path(values.workdir or f"runs/evaluate-x{values.factor}").expanduser()
+        _write(workdir, {**rows, "mean": _mean(list(rows.values()))}, crops, flags.as_dict(values))
+    for line in failed:
+        print(f"left out: {line}", file=sys.stderr)
+    if not failed:
+        return 0
+    return 1 if rows else 2
+
+
+def _results(
+    values: Any, photo: np.ndarray, trained: Mapping[str, TrainedNetwork]
+) -> dict[str, np.ndarray]:
+    """The bicubic enlargement of the reduced photo, and that of each network."""
+    sigma = degradation.SIGMAS[values.degradation]
+    small = train_losses.unit_range(degradation.degrade(photo, values.factor, sigma=sigma))
+    bicubic = np.clip(networks.bicubic(small[None], values.factor)[0], 0.0, 1.0)
+    results = {"bicubic": np.asarray(bicubic)}
+    for label, found in trained.items():
+        tiles = models.enlarge_tiles(found.variables, small, network=found.network)
+        result = models.assemble(tiles, photo.shape)
+        if values.match_histogram:
+            result = np.asarray(jax.jit(color.match_histogram)(result, small))
+        results[label] = result
+    return results
 
 
 def _short(names: Iterable[str], *, taken: str) -> dict[str, str]:
-    """Each name without folder and suffix, where that does not make it another's or `taken`."""
+    """Each name without folder and suffix, if that is neither another's nor `taken`."""
     stems = {name: Path(name).stem for name in names}
     known = [*stems.values(), taken]
     return {name: stem if known.count(stem) == 1 else name for name, stem in stems.items()}
@@ -114,16 +127,16 @@ def _cropped(photo: np.ndarray, factor: int, path: Path) -> np.ndarray:
     height, width = (side // factor * factor for side in photo.shape[:2])
     # SSIM needs 11 pixels within the border, the networks 5 of the small picture.
     if min(height, width) < max(11 + 2 * factor, 5 * factor):
-        raise UserError(f"{path} is too small to be measured: leave it out")
+        raise UserError(f"{path} is too small to be measured")
     return images.eight_bits(photo[:height, :width])
 
 
-def _measured(result: Any, truth: np.ndarray, factor: int) -> dict[str, float]:
+def _quality(result: np.ndarray, truth: np.ndarray, factor: int) -> dict[str, float]:
     psnr, ssim = metrics.y_psnr_ssim(result, truth, border=factor)
     return {"psnr": float(psnr), "ssim": float(ssim)}
 
 
-def _mean(rows: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+def _mean(rows: list[Row]) -> Row:
     return {
         label: {
             name: float(np.mean([row[label][name] for row in rows])) for name in ("psnr", "ssim")
@@ -133,7 +146,7 @@ def _mean(rows: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]
 
 
 def _middle(picture: np.ndarray) -> np.ndarray:
-    """Its pixels as squares: what a network does can only be judged pixel by pixel."""
+    """The middle of a picture, whose pixels are shown as squares."""
     top, left = (max(0, side - _CROP) // 2 for side in picture.shape[:2])
     crop = picture[top : top + _CROP, left : left + _CROP]
     return crop.repeat(_ZOOM, axis=0).repeat(_ZOOM, axis=1)
@@ -141,8 +154,8 @@ def _middle(picture: np.ndarray) -> np.ndarray:
 
 def _write(
     folder: Path,
-    rows: dict[str, dict[str, dict[str, float]]],
-    pictures: list[list[np.ndarray]],
+    rows: dict[str, Row],
+    crops: list[list[np.ndarray]],
     settings: dict[str, Any],
 ) -> None:
     labels = list(rows["mean"])
@@ -154,7 +167,7 @@ def _write(
         cells = [f"{row[label]['psnr']:.2f} / {row[label]['ssim']:.4f}" for label in labels]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     table = "\n".join(lines)
-    # A picture that came out exactly has an infinite PSNR.
+    # The PSNR of a perfect result is infinite.
     record = json.dumps(
         {"settings": settings, "results": recorder.strict(rows)}, indent=2, default=str
     )
@@ -164,6 +177,6 @@ def _write(
         (folder / "results.json").write_text(record + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
-    crops = image_grid.draw(pictures, row_labels=list(rows)[:-1], column_labels=[*labels, "photo"])
-    images.write(folder / "crops.png", crops, settings=settings)
+    sheet = image_grid.draw(crops, row_labels=list(rows)[:-1], column_labels=[*labels, "photo"])
+    images.write(folder / "crops.png", sheet, settings=settings)
     print(f"{table}\n\n{folder}: table.md, results.json, crops.png")

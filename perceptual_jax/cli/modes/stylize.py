@@ -8,26 +8,30 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from perceptual_jax import __version__, color
-from perceptual_jax.cli import batch as batch_lib
-from perceptual_jax.cli import console, flags, memory
+from perceptual_jax import __version__, models
+from perceptual_jax.cli import batch, console, flags, memory
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.io import image_grid, images
-from perceptual_jax.io import masks as regions
+from perceptual_jax.io import masks as mask_files
+from perceptual_jax.io.images import Picture
 from perceptual_jax.io.storage import pictures_in
-from perceptual_jax.models import stylization
+from perceptual_jax.models import stylization, tiling
 from perceptual_jax.models.networks import StyleNetwork
-from perceptual_jax.pretrained import networks as pretrained_networks
-from perceptual_jax.pretrained.networks import TrainedNetwork
+from perceptual_jax.pretrained.networks import TrainedNetwork, load_network, shipped
 
 _SHEET_SIDE = 320
+
+# Rows of a result that are blended with the photo at once.
+_ROWS = 256
+
+_NONE_SHIPPED = "no network is shipped: train one with --mode=train_transform"
 
 
 def define_flags(define: flags.Flags) -> None:
@@ -85,7 +89,7 @@ def define_flags(define: flags.Flags) -> None:
     )
     define.integer(
         "tile_size",
-        1024,
+        stylization.TILE,
         "Largest side that is computed at once, in pixels, a multiple of 4: larger pictures are "
         "done in tiles, in as much memory as one of 1536 pixels takes, beside the picture; in less "
         "if less than 512.",
@@ -94,109 +98,88 @@ def define_flags(define: flags.Flags) -> None:
     flags.inference(define)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Look:
-    """What is to be done to a photo.
-
-    Attributes:
-      network: that of the styles.
-      weights: of the styles: one mix, or with masks one for each region.
-      masks: files that say where each applies, as `regions.read_all` takes them; or none.
-      strength: of the whole, from 0 to 1.
-      keep_colors: one of `flags.KEEP_COLORS`.
-    """
-
-    network: StyleNetwork
-    weights: list[np.ndarray]
-    masks: list[str]
-    strength: float
-    keep_colors: str
-
-
 def main(values: Any) -> int | None:
     if values.list:
-        print(_listing())
+        print(_list_of_styles())
         return None
     if values.strength > 1:
         raise UserError(f"--strength={values.strength} must be between 0 and 1")
-    names = flags.weighted_names(values.style) if values.style else []
-    trained = _network(values, [name for name, _ in names])
-    look = _look(values, trained, names)
+    styles = flags.weighted_names(values.style) if values.style else []
+    trained = _load_network(values, [name for name, _ in styles])
+    style_weights = _style_weights(values, trained, styles or [(trained.styles[0], 1.0)])
     with usage_errors():
-        stylization.tiles_of((1, 1), look.network, values.tile_size)
+        tiling.tiles((1, 1), trained.network, values.tile_size)
     if values.sheet:
-        return _write_sheet(values, trained, look)
-    plain = not look.masks and look.keep_colors == "none"
-    work = batch_lib.Job(
-        apply=functools.partial(_apply, values, trained, look),
-        label=_label(look, trained),
+        return _write_sheet(values, trained)
+    whole = bool(values.content_mask) or values.keep_colors != "none"
+    used = [name for name, rows in zip(trained.styles, style_weights.T, strict=True) if rows.any()]
+    job = batch.Job(
+        apply=functools.partial(_apply, values, trained, style_weights),
+        label="-".join(used),
         settings=_settings(values, trained),
-        batch_size=flags.batch_size_of(values) if plain else 1,
+        batch_size=1 if whole else flags.batch_size_of(values),
         largest_side=values.tile_size,
-        prepare=functools.partial(_sized, values),
+        prepare=functools.partial(_resize, values),
     )
-    return batch_lib.run(work, values.input, values.output)
+    return batch.run(job, values.input, values.output)
 
 
-def _listing() -> str:
-    lines = []
-    for name in pretrained_networks.shipped("style"):
-        lines += [
-            f"{style:24} (--network={name})"
-            for style in pretrained_networks.load_network(name).styles
-        ]
-    return "\n".join(lines) or "no network is shipped: train one with --mode=train_transform"
+def _list_of_styles() -> str:
+    lines = [
+        f"{style:24} (--network={name})"
+        for name in shipped("style")
+        for style in load_network(name).styles
+    ]
+    return "\n".join(lines) or _NONE_SHIPPED
 
 
-def _network(values: Any, styles: Sequence[str]) -> TrainedNetwork:
-    """The network that was asked for, or the shipped one that has all the styles."""
-    if values.network:
-        trained = pretrained_networks.load_network(values.network)
-    else:
-        shipped = [
-            pretrained_networks.load_network(name) for name in pretrained_networks.shipped("style")
-        ]
-        if not shipped:
-            raise UserError("no network is shipped: train one with --mode=train_transform")
-        fitting = [trained for trained in shipped if set(styles) <= set(trained.styles)]
-        trained = (fitting or shipped)[0]
+def _load_network(values: Any, styles: Sequence[str]) -> TrainedNetwork:
+    """The network that is given, or else the first shipped one that has all the styles."""
+    names = [values.network] if values.network else shipped("style")
+    if not names:
+        raise UserError(_NONE_SHIPPED)
+    candidates = [load_network(name) for name in names]
+    suitable = [trained for trained in candidates if set(styles) <= set(trained.styles)]
+    trained = (suitable or candidates)[0]
+    if not isinstance(trained.network, StyleNetwork):
+        raise UserError(f"--network={values.network} is not a network for style transfer")
     if unknown := [style for style in styles if style not in trained.styles]:
         raise UserError(
             f"the network has no style {', '.join(unknown)}, but {', '.join(trained.styles)}; "
             "--mode=gatys takes any painting at once, --mode=train_transform trains one for it"
         )
-    return trained
+    return dataclasses.replace(
+        trained,
+        network=trained.network.clone(dtype=values.dtype),
+        variables=jax.device_put(trained.variables),
+    )
 
 
-def _look(values: Any, trained: TrainedNetwork, names: Sequence[tuple[str, float]]) -> _Look:
-    if not isinstance(trained.network, StyleNetwork):
-        raise UserError(f"--network={values.network} is not a network for style transfer")
-    chosen = names or [(trained.styles[0], 1.0)]
+def _style_weights(
+    values: Any, trained: TrainedNetwork, styles: Sequence[tuple[str, float]]
+) -> np.ndarray:
+    """A row of weights for each region; without masks there is one, the mix of all styles."""
     one_hot = np.eye(len(trained.styles), dtype=np.float32)
-    rows = [one_hot[trained.styles.index(name)] for name, _ in chosen]
-    masks = values.content_mask or []
-    if masks and values.sheet:
+    rows = np.stack([one_hot[trained.styles.index(name)] for name, _ in styles])
+    if not values.content_mask:
+        weights = np.array([weight for _, weight in styles], np.float32)
+        return (weights @ rows / weights.sum())[None]
+    if values.sheet:
         raise UserError("--sheet shows every style on all of a photo: leave out --content_mask")
-    if masks:
-        regions.check_count(masks, len(chosen), of="styles")
-        if len({weight for _, weight in chosen}) > 1:
-            raise UserError(
-                "--content_mask says how much of each style there is where: leave out the weights "
-                f"of --style={','.join(values.style)}"
-            )
-    else:
-        shares = np.array([weight for _, weight in chosen], np.float32)
-        rows = [shares @ np.stack(rows) / shares.sum()]
-    network = trained.network.clone(dtype=values.dtype)
-    return _Look(network, rows, masks, values.strength, values.keep_colors)
+    if len(values.content_mask) not in (len(rows), len(rows) - 1):
+        raise UserError(
+            f"--content_mask needs a mask for each of {len(rows)} styles, or one fewer, "
+            f"got {len(values.content_mask)}"
+        )
+    if len({weight for _, weight in styles}) > 1:
+        raise UserError(
+            "--content_mask says how much of each style there is where: leave out the weights "
+            f"of --style={','.join(values.style)}"
+        )
+    return rows
 
 
-def _label(look: _Look, trained: TrainedNetwork) -> str:
-    used = np.sum(look.weights, axis=0)
-    return "-".join(name for name, weight in zip(trained.styles, used, strict=True) if weight > 0)
-
-
-def _sized(values: Any, picture: images.Picture) -> images.Picture:
+def _resize(values: Any, picture: Picture) -> Picture:
     size = picture.rgb.shape[:2]
     if values.image_size:
         size = images.size_for(size, values.image_size)
@@ -216,123 +199,126 @@ def _settings(values: Any, trained: TrainedNetwork) -> dict[str, Any]:
 def _apply(
     values: Any,
     trained: TrainedNetwork,
-    look: _Look,
-    pictures: Sequence[images.Picture],
+    style_weights: np.ndarray,
+    pictures: Sequence[Picture],
     interrupts: console.Interrupts,
-) -> list[images.Picture] | None:
-    """What is made of pictures of one size, or None if it was interrupted."""
-    if len(pictures) == 1:
-        result = _stylized(values, trained, look, pictures[0].rgb, interrupts)
-        return None if result is None else [dataclasses.replace(pictures[0], rgb=result)]
-    batch = np.stack([picture.rgb for picture in pictures])
+) -> list[Picture] | None:
+    """The results for pictures of one size, or None if it was interrupted."""
+    photos = [picture.rgb for picture in pictures]
     with usage_errors():
-        results = np.array(
-            stylization.stylize_batch(
-                trained.variables, batch, network=look.network, style_weights=look.weights[0]
+        if len(photos) == 1:
+            results = [_in_tiles(values, trained, style_weights, photos[0], interrupts)]
+            if interrupts:
+                return None
+        else:
+            stylized = stylization.stylize_batch(
+                trained.variables,
+                np.stack(photos),
+                network=trained.network,
+                style_weights=style_weights[0],
             )
-        )
+            results = list(np.array(stylized))
+    for result, photo in zip(results, photos, strict=True):
+        _blend(values, result, photo)
     return [
-        dataclasses.replace(picture, rgb=_finished(look, result, picture.rgb, ()))
+        dataclasses.replace(picture, rgb=result)
         for picture, result in zip(pictures, results, strict=True)
     ]
 
 
-def _stylized(
+def _in_tiles(
     values: Any,
     trained: TrainedNetwork,
-    look: _Look,
+    style_weights: np.ndarray,
     photo: np.ndarray,
     interrupts: console.Interrupts,
-) -> np.ndarray | None:
-    """The finished picture, or None if it was interrupted."""
-    masks = _masks(look, photo.shape[:2])
-    result = photo * (1.0 - np.sum(masks, axis=0))[..., None] if masks else np.zeros_like(photo)
-    with usage_errors():
-        parts = stylization.tiles_of(photo.shape[:2], look.network, values.tile_size)
-        tiles = (
-            (index, tile)
-            for index, weights in enumerate(look.weights)
-            for tile in stylization.stylize_tiles(
-                trained.variables,
-                photo,
-                network=look.network,
-                style_weights=weights,
-                tile=values.tile_size,
-            )
-        )
-        count = len(parts) * len(look.weights) if len(parts) > 1 else 1
-        for index, tile in batch_lib.with_progress(tiles, count, interrupts):
-            share = masks[index][tile.place][..., None] if masks else 1.0
-            result[tile.place] += share * tile.pixels
-    if interrupts:
-        return None
-    return _finished(look, result, photo, parts)
-
-
-def _masks(look: _Look, size: Any) -> list[np.ndarray]:
-    """How much of each style every pixel gets, 1 at most in all; empty where there are no masks."""
-    if not look.masks:
-        return []
-    masks = regions.read_all(look.masks, len(look.weights), size)
-    total = np.maximum(np.sum(masks, axis=0), 1.0)
-    return [mask / total for mask in masks]
-
-
-def _finished(
-    look: _Look, result: np.ndarray, photo: np.ndarray, parts: Sequence[Any]
 ) -> np.ndarray:
-    """With the photo's colours and as much of the photo itself as was asked for."""
-    if look.keep_colors == "histogram":
-        result = np.array(jax.jit(color.match_statistics)(result, photo))
-    elif look.keep_colors == "luminance":
-        for row, column in parts:  # In parts, since JAX would hold several copies of the whole.
-            part = np.s_[row.kept_start : row.kept_stop, column.kept_start : column.kept_stop]
-            result[part] = color.replace_luminance(photo[part], result[part])
-    if look.strength < 1:
-        result *= look.strength
-        result += (1.0 - look.strength) * photo
-    return result
+    """The stylised photo; if it is interrupted, a part of it."""
+    options: Any = {"network": trained.network, "tile": values.tile_size}
+    size = photo.shape[:2]
+    tiles: Iterator[tiling.Tile]
+    if values.content_mask:
+        masks = mask_files.read_all(values.content_mask, len(style_weights), size)
+        tiles = models.stylize_regions(
+            trained.variables, photo, masks, style_weights=style_weights, **options
+        )
+    else:
+        tiles = models.stylize_tiles(
+            trained.variables, photo, style_weights=style_weights[0], **options
+        )
+    count = len(tiling.tiles(size, trained.network, values.tile_size))
+    return models.assemble(batch.with_progress(tiles, count, interrupts), photo.shape)
 
 
-def _write_sheet(values: Any, trained: TrainedNetwork, look: _Look) -> int:
+def _blend(values: Any, result: np.ndarray, photo: np.ndarray) -> None:
+    """Blends a result with its photo, in place, since JAX would hold several copies of both."""
+    if values.keep_colors == "none" and values.strength == 1:
+        return
+    # The histogram is that of the whole picture.
+    rows = len(photo) if values.keep_colors == "histogram" else _ROWS
+    for top in range(0, len(photo), rows):
+        part = slice(top, top + rows)
+        result[part] = _blend_with_photo(
+            result[part], photo[part], keep_colors=values.keep_colors, strength=values.strength
+        )
+
+
+_blend_with_photo = jax.jit(models.blend_with_photo, static_argnames=("keep_colors", "strength"))
+
+
+def _write_sheet(values: Any, trained: TrainedNetwork) -> int:
     """Photos in every style of the network: one in a block with captions, several in rows."""
     source = values.input
-    name = Path(source).expanduser().resolve().name if source != batch_lib.PIPE else ""
-    output = values.output or (f"{Path(name).stem}-sheet.png" if name else batch_lib.PIPE)
-    if output != batch_lib.PIPE:
+    name = Path(source).expanduser().resolve().name if source != batch.PIPE else ""
+    output = values.output or (f"{Path(name).stem}-sheet.png" if name else batch.PIPE)
+    if output != batch.PIPE:
         images.check_writable(output)
-    several = batch_lib.is_folder(source)
+    is_folder = batch.is_folder(source)
     sources = [source]
-    if several:
+    if is_folder:
         folder = Path(source).expanduser()
         sources = [str(path) for path in pictures_in(folder, exclude=Path(output))]
-    side = values.image_size or _SHEET_SIDE
     labels = ["photo", *trained.styles]
-    rows_of_styles = np.eye(len(trained.styles), dtype=np.float32)
+    one_hot = np.eye(len(trained.styles), dtype=np.float32)
     rows: list[list[np.ndarray]] = []
+    failed: list[str] = []
     bar = console.ProgressBar(len(sources) * len(trained.styles))
     with console.interruptible() as interrupts:
-        for each in sources:
-            photo = images.fit(batch_lib.read(each).rgb, side)
-            rows.append([photo])
-            for weights, style in zip(rows_of_styles, trained.styles, strict=True):
-                one = dataclasses.replace(look, weights=[weights], masks=[])
-                result = _stylized(values, trained, one, photo, interrupts)
-                if result is None:
+        for path in sources:
+            try:
+                picture = batch.read(path).fit(values.image_size or _SHEET_SIDE)
+                row = [picture.rgb]
+                for weights, style in zip(one_hot, trained.styles, strict=True):
+                    found = _apply(values, trained, weights[None], [picture], interrupts)
+                    if found is None:
+                        bar.close()
+                        print("interrupted", file=sys.stderr)
+                        return interrupts.exit_code
+                    row.append(found[0].rgb)
+                    bar.update(1, style, {})
+            except (UserError, OSError) as error:
+                if not is_folder:
                     bar.close()
-                    print("interrupted", file=sys.stderr)
-                    return interrupts.exit_code
-                rows[-1].append(result)
-                bar.update(1, style, {})
+                    raise
+                message = str(error)
+                failed.append(message if path in message else f"{path}: {message}")
+                continue
+            rows.append(row)
     bar.close()
-    if several:
-        drawn = image_grid.draw(rows, column_labels=[label.replace("_", " ") for label in labels])
-    else:
-        drawn = _block(rows[0], labels)
-    batch_lib.write(output, images.Picture(drawn, None), _settings(values, trained))
-    told = sys.stderr if output == batch_lib.PIPE else sys.stdout
-    print(f"{output}: {len(trained.styles)} styles", file=told)
-    return 0
+    if rows:
+        if is_folder:
+            columns = [label.replace("_", " ") for label in labels]
+            sheet = image_grid.draw(rows, column_labels=columns)
+        else:
+            sheet = _block(rows[0], labels)
+        batch.write(output, Picture(sheet, None), _settings(values, trained))
+        stream = sys.stderr if output == batch.PIPE else sys.stdout
+        print(f"{output}: {len(trained.styles)} styles", file=stream)
+    for line in failed:
+        print(f"left out: {line}", file=sys.stderr)
+    if not failed:
+        return 0
+    return 1 if rows else 2
 
 
 def _block(cells: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:

@@ -11,18 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from perceptual_jax import __version__, color
-from perceptual_jax.cli import batch as batch_lib
-from perceptual_jax.cli import console, flags, superres_flags
+from perceptual_jax import __version__, models
+from perceptual_jax.cli import batch, console, flags, superres_flags
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.io import images
 from perceptual_jax.io.images import Picture
-from perceptual_jax.models import super_resolution
-from perceptual_jax.models.networks import SuperResolutionNetwork
-from perceptual_jax.pretrained import networks as pretrained_networks
-
-# What the colours of a grey picture, read as RGB, may differ by.
-_GREY = 1e-4
+from perceptual_jax.models import super_resolution, tiling
+from perceptual_jax.pretrained.networks import TrainedNetwork, load_superres
 
 
 def define_flags(define: flags.Flags) -> None:
@@ -56,7 +51,7 @@ def define_flags(define: flags.Flags) -> None:
     define.group("What else")
     define.integer(
         "tile_size",
-        256,
+        super_resolution.TILE,
         "Largest side that is enlarged at once, in pixels of the input: larger pictures are done "
         "in tiles, in as much memory as one takes.",
         least=32,
@@ -66,27 +61,31 @@ def define_flags(define: flags.Flags) -> None:
 
 def main(values: Any) -> int:
     superres_flags.check_factor(values)
-    trained = pretrained_networks.load_superres(values.network, values.factor)
-    network = trained.network.clone(dtype=values.dtype)
+    trained = load_superres(values.network, values.factor)
+    trained = dataclasses.replace(
+        trained,
+        network=trained.network.clone(dtype=values.dtype),
+        variables=jax.device_put(trained.variables),
+    )
     with usage_errors():
-        super_resolution.tiles_of((1, 1), network, values.tile_size)
+        tiling.tiles((1, 1), trained.network, values.tile_size)
     settings = {
         "program": f"perceptual_jax {__version__}",
         "mode": "superres",
         **flags.as_dict(values),
     }
-    work = batch_lib.Job(
-        apply=functools.partial(_apply, values, network, jax.device_put(trained.variables)),
+    job = batch.Job(
+        apply=functools.partial(_apply, values, trained),
         label=f"x{values.factor}",
         settings=settings,
         batch_size=flags.batch_size_of(values),
         largest_side=values.tile_size,
-        prepare=functools.partial(_checked, values.factor),
+        prepare=functools.partial(_check_size, values.factor),
     )
-    return batch_lib.run(work, values.input, values.output)
+    return batch.run(job, values.input, values.output)
 
 
-def _checked(factor: int, picture: Picture) -> Picture:
+def _check_size(factor: int, picture: Picture) -> Picture:
     height, width = (factor * side for side in picture.rgb.shape[:2])
     if height * width > images.MAX_PIXELS:
         raise UserError(
@@ -98,54 +97,43 @@ def _checked(factor: int, picture: Picture) -> Picture:
 
 def _apply(
     values: Any,
-    network: SuperResolutionNetwork,
-    variables: Any,
+    trained: TrainedNetwork,
     pictures: Sequence[Picture],
     interrupts: console.Interrupts,
 ) -> list[Picture] | None:
-    """What is made of pictures of one size, or None if it was interrupted."""
+    """The results for pictures of one size, or None if it was interrupted."""
+    small = [picture.rgb for picture in pictures]
     with usage_errors():
-        if len(pictures) > 1:
-            batch = np.stack([picture.rgb for picture in pictures])
-            results = super_resolution.enlarge_batch(variables, batch, network=network)
-            enlarged = [np.asarray(result) for result in results]
-        else:
-            result = _in_tiles(values, network, variables, pictures[0].rgb, interrupts)
-            if result is None:
+        if len(small) == 1:
+            results = [_in_tiles(values, trained, small[0], interrupts)]
+            if interrupts:
                 return None
-            enlarged = [result]
+        else:
+            enlarged = super_resolution.enlarge_batch(
+                trained.variables, np.stack(small), network=trained.network
+            )
+            results = list(np.asarray(enlarged))
     return [
-        _finished(values, picture, result)
-        for picture, result in zip(pictures, enlarged, strict=True)
+        _finish(values, picture, result) for picture, result in zip(pictures, results, strict=True)
     ]
 
 
 def _in_tiles(
-    values: Any,
-    network: SuperResolutionNetwork,
-    variables: Any,
-    picture: np.ndarray,
-    interrupts: console.Interrupts,
-) -> np.ndarray | None:
-    height, width = (network.factor * side for side in picture.shape[:2])
-    result = np.empty((height, width, 3), np.float32)
-    count = len(super_resolution.tiles_of(picture.shape[:2], network, values.tile_size))
-    tiles = super_resolution.enlarge_tiles(
-        variables, picture, network=network, tile=values.tile_size
+    values: Any, trained: TrainedNetwork, image: np.ndarray, interrupts: console.Interrupts
+) -> np.ndarray:
+    """The enlarged picture; if it is interrupted, a part of it."""
+    height, width = image.shape[:2]
+    tiles = models.enlarge_tiles(
+        trained.variables, image, network=trained.network, tile=values.tile_size
     )
-    for tile in batch_lib.with_progress(tiles, count, interrupts):
-        result[tile.place] = tile.pixels
-    return None if interrupts else result
+    count = len(tiling.tiles((height, width), trained.network, values.tile_size))
+    shape = (values.factor * height, values.factor * width, 3)
+    return models.assemble(batch.with_progress(tiles, count, interrupts), shape)
 
 
-def _finished(values: Any, picture: Picture, result: np.ndarray) -> Picture:
-    """With the input's colours, if asked for, and its transparency; a grey one stays grey."""
-    rgb = picture.rgb
-    if values.match_histogram:
-        result = np.array(jax.jit(color.match_histogram)(result, rgb))
-    if np.max(np.abs(rgb - rgb[..., :1])) < _GREY:
-        result = np.broadcast_to(result.mean(axis=-1, keepdims=True), result.shape)
+def _finish(values: Any, picture: Picture, enlarged: np.ndarray) -> Picture:
+    rgb = models.match_input(enlarged, picture.rgb, match_histogram=values.match_histogram)
     alpha = picture.alpha
     if alpha is not None:
-        alpha = images.resize(alpha, result.shape[:2])
-    return dataclasses.replace(picture, rgb=result, alpha=alpha)
+        alpha = images.resize(alpha, rgb.shape[:2])
+    return dataclasses.replace(picture, rgb=rgb, alpha=alpha)

@@ -212,7 +212,7 @@ def _preview(network: Any, kind: str, variables: Any, path: Path) -> None:
         # Mixed, the photos show blurs of sigma 0, 0.3, 0.6 and 0.9.
         sigma = _sigma(kind, 3 * index)
         low = train_losses.unit_range(degradation.degrade(truth, network.factor, sigma=sigma))
-        bicubic = networks.enlarge(low[None], network.factor)[0]
+        bicubic = networks.bicubic(low[None], network.factor)[0]
         output = super_resolution.enlarge_batch(variables, low[None], network=network)[0]
         rows.append(
             [

@@ -223,7 +223,9 @@ def _preview(began: TrainedNetwork, side: int, variables: Any, path: Path) -> No
     rows: list[list[np.ndarray]] = [photos]
     for one_hot in np.eye(began.network.styles, dtype=np.float32):
         stylised = [
-            stylization.stylize_batch(variables, photo[None], one_hot, network=began.network)
+            stylization.stylize_batch(
+                variables, photo[None], network=began.network, style_weights=one_hot
+            )
             for photo in photos
         ]
         rows.append([np.asarray(batch[0]) for batch in stylised])

@@ -84,7 +84,7 @@ def plain() -> dict[str, Any]:
 class TestNumbers:
     def test_are_those_of_the_metrics(self, plain: dict[str, Any]) -> None:
         for name, (truth, small) in pairs().items():
-            bicubic = np.clip(networks.enlarge(small[None], 4)[0], 0, 1)
+            bicubic = np.clip(networks.bicubic(small[None], 4)[0], 0, 1)
             assert plain[name]["bicubic"] == by_hand(truth, bicubic)
             assert plain[name]["random"] == by_hand(truth, of_network(small))
 
@@ -104,7 +104,7 @@ class TestNumbers:
     def test_follow_how_small_pictures_are_made(self) -> None:
         found = results("--degradation=bicubic")
         for name, (truth, small) in pairs(0.0).items():
-            bicubic = np.clip(networks.enlarge(small[None], 4)[0], 0, 1)
+            bicubic = np.clip(networks.bicubic(small[None], 4)[0], 0, 1)
             assert found[name]["bicubic"] == by_hand(truth, bicubic)
 
     def test_may_be_of_matched_histograms(self, plain: dict[str, Any]) -> None:
@@ -133,16 +133,16 @@ class TestFiles:
         out = capsys.readouterr().out
         assert out == f"{table}\nfound: table.md, results.json, crops.png\n"
 
-    def test_results_say_what_was_asked(self) -> None:
+    def test_results_have_the_settings(self) -> None:
         results("--degradation=bicubic")
         record = json.loads(Path("found/results.json").read_text(encoding="utf-8"))
-        asked = {
+        expected = {
             "data": "photos",
             "factor": 4,
             "network": ["random.safetensors", "zero.safetensors"],
             "degradation": "bicubic",
         }
-        assert record["settings"].items() >= asked.items()
+        assert record["settings"].items() >= expected.items()
 
     def test_crops_show_every_result_beside_the_photo(self) -> None:
         """Each pixel twice as large."""
@@ -196,7 +196,7 @@ class TestNames:
 
 class TestSizes:
     @pytest.mark.parametrize(("factor", "least"), [(4, 20), (8, 40)])
-    def test_the_least_can_be_measured_and_less_is_told(
+    def test_the_least_can_be_measured_and_less_is_left_out(
         self, factor: int, least: int, folder: Path, capsys: Captured
     ) -> None:
         large = np.tile(PHOTO, (2, 2, 1))
@@ -209,13 +209,13 @@ class TestSizes:
         images.write("least/photo.png", large[: least - 1, :least])
         capsys.readouterr()
         assert run("--data=least", *flags) == 2
-        told = "photo.png is too small to be measured: leave it out"
-        assert told in capsys.readouterr().err.splitlines()[-1]
+        message = "photo.png is too small to be measured"
+        assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 class TestMistakes:
     @pytest.mark.parametrize(
-        ("arguments", "told"),
+        ("arguments", "message"),
         [
             ([], "--data is missing: give a folder of photos"),
             (["--data=nowhere"], "nowhere is not a folder"),
@@ -227,8 +227,8 @@ class TestMistakes:
             (["--data=photos", "--network=nowhere"], "there is no network 'nowhere'"),
         ],
     )
-    def test_are_told_in_one_line_and_nothing_is_written(
-        self, arguments: list[str], told: str, folder: Path, capsys: Captured
+    def test_end_in_one_line_and_nothing_is_written(
+        self, arguments: list[str], message: str, folder: Path, capsys: Captured
     ) -> None:
         (folder / "empty").mkdir(exist_ok=True)
         before = {str(path) for path in folder.rglob("*")}
@@ -237,12 +237,27 @@ class TestMistakes:
         assert out == ""
         assert err.startswith("error: ")
         assert err.count("\n") == 1
-        assert told in err
+        assert message in err
         assert {str(path) for path in folder.rglob("*")} == before
 
-    def test_of_a_photo_that_cannot_be_read(self, folder: Path, capsys: Captured) -> None:
+    def test_of_a_folder_of_which_nothing_can_be_read(self, folder: Path, capsys: Captured) -> None:
         (folder / "broken").mkdir()
         (folder / "broken" / "photo.png").write_bytes(b"not a picture")
         assert run("--data=broken", "--network=zero.safetensors", "--workdir=mistaken") == 2
-        assert "photo.png is not a picture" in capsys.readouterr().err.splitlines()[-1]
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("left out: ")
+        assert "photo.png is not a picture" in last
         assert not Path("mistaken").exists()
+
+    def test_of_some_photos_leave_the_others(self, folder: Path, capsys: Captured) -> None:
+        images.write("mixed/good.png", PHOTO)
+        images.write("mixed/small.png", PHOTO[:8, :8])
+        (folder / "mixed" / "bad.png").write_bytes(b"not a picture")
+        assert run("--data=mixed", "--network=zero.safetensors", "--workdir=rest") == 1
+        record = json.loads(Path("rest/results.json").read_text(encoding="utf-8"))
+        assert list(record["results"]) == ["good", "mean"]
+        lines = capsys.readouterr().err.splitlines()
+        left_out = [line for line in lines if line.startswith("left out: ")]
+        assert len(left_out) == 2
+        assert "bad.png" in left_out[0]
+        assert "small.png is too small" in left_out[1]

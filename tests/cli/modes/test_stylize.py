@@ -17,6 +17,7 @@ from PIL import Image
 
 from perceptual_jax import color
 from perceptual_jax.cli import main
+from perceptual_jax.cli.modes import stylize
 from perceptual_jax.io import images, resources
 from perceptual_jax.models import stylization
 from perceptual_jax.models.networks import StyleNetwork
@@ -25,7 +26,7 @@ from tests import reference
 
 Captured = pytest.CaptureFixture[str]
 
-PROGRAM = Path(__file__).parents[2] / "run.py"
+PROGRAM = Path(__file__).parents[3] / "run.py"
 NETWORK = StyleNetwork(styles=2, width=2, residual_blocks=0)
 PHOTO = reference.random_images(37, 53, 3, seed=1)
 MASK = np.broadcast_to(np.arange(53) < 20, (37, 53)).astype(np.float32)
@@ -82,7 +83,7 @@ def expected(trained: pretrained_networks.TrainedNetwork, *weights: float) -> np
     photo = images.read("photo.png")
     return np.asarray(
         stylization.stylize_batch(
-            trained.variables, photo[None], np.array(weights, np.float32), network=NETWORK
+            trained.variables, photo[None], network=NETWORK, style_weights=np.array(weights)
         )[0]
     )
 
@@ -118,7 +119,7 @@ class TestStyles:
         photo = images.read("photo.png")
         assert_alike(found, np.where(MASK[..., None] > 0, expected(trained, 0, 1), photo))
 
-    def test_a_black_mask_is_told(self, capsys: Captured) -> None:
+    def test_a_black_mask_is_refused(self, capsys: Captured) -> None:
         images.write("black.png", np.zeros_like(MASK))
         assert run("--input=photo.png", "--style=day", "--content_mask=black.png") == 2
         assert "the mask black.png is black" in capsys.readouterr().err
@@ -132,17 +133,17 @@ class TestStyles:
         assert "a mask for each of 1 styles" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
-        ("flags", "told"),
+        ("flags", "message"),
         [
             (["--style=day:3,night:1", "--content_mask=left.png"], "leave out the weights of"),
             (["--sheet", "--content_mask=left.png"], "--sheet shows every style on all of a photo"),
         ],
     )
     def test_what_masks_leave_no_room_for_is_refused(
-        self, flags: list[str], told: str, capsys: Captured
+        self, flags: list[str], message: str, capsys: Captured
     ) -> None:
         assert run("--input=photo.png", *flags) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
     def test_list_names_all_that_are_shipped(self, capsys: Captured) -> None:
         assert run("--list") == 0
@@ -164,14 +165,39 @@ class TestStyles:
         assert 3 * 64 < width < 4 * 64  # The photo and two styles.
         assert 3 * 40 < height < 4 * 48
 
+    def test_sheet_leaves_out_what_cannot_be_read(self, capsys: Captured) -> None:
+        Path("photos").mkdir()
+        for name in ("a.png", "c.png"):
+            shutil.copy("photo.png", f"photos/{name}")
+        Path("photos/b.png").write_bytes(b"not a picture")
+        assert run("--input=photos", "--sheet", "--image_size=64") == 1
+        assert 2 * 40 < images.read("photos-sheet.png").shape[0] < 4 * 40
+        lines = capsys.readouterr().err.splitlines()
+        left_out = [line for line in lines if line.startswith("left out: ")]
+        assert [Path(line.split()[2].rstrip(":")).name for line in left_out] == ["b.png"]
 
-class TestLook:
+    def test_sheet_of_which_nothing_can_be_read_is_not_written(self, capsys: Captured) -> None:
+        Path("photos").mkdir()
+        Path("photos/b.png").write_bytes(b"not a picture")
+        assert run("--input=photos", "--sheet") == 2
+        assert "left out: " in capsys.readouterr().err
+        assert not Path("photos-sheet.png").exists()
+
+
+class TestBlending:
     def test_strength_blends_towards_the_photo(
         self, trained: pretrained_networks.TrainedNetwork
     ) -> None:
         photo = images.read("photo.png")
         assert_alike(made("--strength=0"), photo)
         assert_alike(made("--strength=0.25"), 0.75 * photo + 0.25 * expected(trained, 1, 0))
+
+    def test_of_a_tall_photo_is_done_by_rows(
+        self, trained: pretrained_networks.TrainedNetwork, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stylize, "_ROWS", 10)
+        wanted = 0.5 * images.read("photo.png") + 0.5 * expected(trained, 1, 0)
+        assert_alike(made("--strength=0.5"), wanted)
 
     def test_keep_colors_takes_luminance_from_the_style(
         self, trained: pretrained_networks.TrainedNetwork

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 Captured = pytest.CaptureFixture[str]
 
-PROGRAM = Path(__file__).parents[2] / "run.py"
+PROGRAM = Path(__file__).parents[3] / "run.py"
 TRAINED = {factor: enlargers.random_enlarger(factor) for factor in (4, 8)}
 PHOTO = 0.2 + 0.6 * reference.random_images(17, 23, 3, seed=1)
 
@@ -104,7 +104,7 @@ class TestResult:
         np.testing.assert_array_equal(found, found[..., :1].repeat(3, axis=-1))
         assert_alike(found, of_network.mean(-1, keepdims=True).repeat(3, axis=-1))
 
-    def test_matches_histograms_where_that_is_asked_for(self) -> None:
+    def test_matches_histograms_on_request(self) -> None:
         photo = images.read("photo.png")
         matched = made("--match_histogram")
         assert_alike(matched, np.asarray(color.match_histogram(expected(), photo)))
@@ -128,8 +128,8 @@ class TestResult:
         settings = images.read_settings("out.png")
         assert settings is not None
         assert settings["program"].startswith("perceptual_jax ")
-        asked = {"mode": "superres", "factor": 4, "network": "x4.safetensors"}
-        assert settings.items() >= {**asked, "match_histogram": True}.items()
+        expected_settings = {"mode": "superres", "factor": 4, "network": "x4.safetensors"}
+        assert settings.items() >= {**expected_settings, "match_histogram": True}.items()
 
     def test_pipes(self) -> None:
         """In a process of its own, whose standard streams are bytes."""
@@ -176,12 +176,12 @@ class TestFolders:
         assert images.read("out/deep/c.jpg").shape == (44, 92, 3)
         captured = capsys.readouterr()
         assert captured.out == "out: 3 of 5 pictures\n"
-        told = [line for line in captured.err.splitlines() if line.startswith("left out: ")]
-        assert sorted(line.split()[2].rstrip(":") for line in told) == [
+        left_out = [line for line in captured.err.splitlines() if line.startswith("left out: ")]
+        assert sorted(line.split()[2].rstrip(":") for line in left_out) == [
             str(Path("in/bad.png")),
             str(Path("in/small.png")),
         ]
-        assert any("both sides need at least 5" in line for line in told)
+        assert any("both sides need at least 5" in line for line in left_out)
 
     def test_of_which_nothing_can_be_done_fail(self, capsys: Captured) -> None:
         for path in (Path("in/a.png"), Path("in/b.png"), Path("in/deep/c.jpg")):
@@ -190,7 +190,7 @@ class TestFolders:
         assert "out: 0 of 2 pictures" in capsys.readouterr().out
         assert not list(Path("out").iterdir())
 
-    def test_tell_which_would_become_too_large(
+    def test_name_those_that_would_become_too_large(
         self, monkeypatch: pytest.MonkeyPatch, capsys: Captured
     ) -> None:
         monkeypatch.setattr(images, "MAX_PIXELS", 16 * 11 * 23)
@@ -203,7 +203,7 @@ class TestFolders:
 
 class TestMistakes:
     @pytest.mark.parametrize(
-        ("arguments", "told"),
+        ("arguments", "message"),
         [
             (["--factor=5"], "--factor=5 must be 4 or 8"),
             (["--factor=3"], "factor"),
@@ -221,8 +221,8 @@ class TestMistakes:
             (["--output=empty"], "empty"),
         ],
     )
-    def test_are_told_in_one_line_and_nothing_is_written(
-        self, arguments: list[str], told: str, folder: Path, capsys: Captured
+    def test_end_in_one_line_and_nothing_is_written(
+        self, arguments: list[str], message: str, folder: Path, capsys: Captured
     ) -> None:
         for name in ("in", "empty"):
             (folder / name).mkdir()
@@ -248,7 +248,7 @@ class TestMistakes:
         # A bar that began ends in a line of its own.
         (error,) = [line for line in err.splitlines() if line and "%|" not in line]
         assert error.startswith("error: ")
-        assert told in error
+        assert message in error
         assert files() == before
 
     @pytest.mark.parametrize(("limit", "code"), [(68 * 92, 0), (68 * 92 - 1, 2)])
@@ -258,5 +258,5 @@ class TestMistakes:
         monkeypatch.setattr(images, "MAX_PIXELS", limit)
         assert run("--input=photo.png", "--output=out.png") == code
         assert Path("out.png").exists() == (code == 0)
-        told = f"error: the result would have 92x68 pixels, more than {limit} in all: "
-        assert capsys.readouterr().err.startswith(told if code else "")
+        message = f"error: the result would have 92x68 pixels, more than {limit} in all: "
+        assert capsys.readouterr().err.startswith(message if code else "")
