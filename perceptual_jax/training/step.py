@@ -232,8 +232,8 @@ def make_step(
 ) -> Callable[[TrainState, Mapping[str, jax.Array], Any], tuple[TrainState, dict[str, Any]]]:
     """The jitted update: `(state, batch, constants) -> (state, metrics)`; the state is donated.
 
-    `metrics` has `total` and `terms`, means over the batch.  A step is skipped, and changes nothing
-    but the counts, if the loss or anything of the new state is not finite.
+    `metrics` has `total` and `terms`, means over the batch.  A step whose loss, or the norm of whose
+    gradient, is not finite is skipped: it changes nothing but the counts.
     """
     optimizer = config.transformation()
 
@@ -279,11 +279,15 @@ def make_step(
         decay = jnp.minimum(config.ema_decay, (1.0 + done) / (10.0 + done))
         ema = optax.tree.add_scale(variables, decay, optax.tree.sub(state.ema, variables))
 
-        # Skipped unless finite.  optax.apply_if_finite knows of gradients alone: running statistics
-        # and the average would still change, and after some steps it lets NaN through.
-        finite = jnp.isfinite(value)
-        for leaf in jax.tree.leaves((variables, optimizer_state)):
-            finite &= jnp.all(jnp.isfinite(leaf))
+        # Skipped unless finite; the norm also shows a gradient that Adam could not square.
+        # optax.apply_if_finite knows of gradients alone: running statistics and the average would
+        # still change, and after some steps it lets NaN through.
+        trained = [
+            leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)
+            if not config.styles_only or is_style_parameter(path)
+        ]
+        finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(trained))
         moved = optax.tree.where(
             finite,
             (variables, optimizer_state, ema),

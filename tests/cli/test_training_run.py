@@ -79,7 +79,7 @@ def run(
         previews.append((path.relative_to(folder), variables))
 
     def write(variables: Any, step: int) -> None:
-        written.extend([variables["params"]["x"], step])
+        written.extend([variables, step])
 
     task = training_run.Task(
         network=TrainedNetwork(
@@ -94,7 +94,8 @@ def run(
     )
     run_options = RunOptions(workdir=str(folder), **options)
     code = training_run.run(task, CONFIG, Batches(), SETTINGS, run_options, write)
-    return Result(*written, code)
+    variables, step = written
+    return Result(variables["params"]["x"], step, code)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

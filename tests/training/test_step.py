@@ -89,7 +89,7 @@ class ByHand:
         return {"a": np.mean(of_each * x, axis=0), "row": rows / len(x)}
 
     def rate(self, step: int) -> float:
-        rate = self.config.learning_rate
+        rate = float(self.config.learning_rate or 0.0)
         if self.config.schedule == "cosine":
             rate *= 0.5 * (1 + np.cos(np.pi * step / self.config.steps))
         if self.config.warmup_steps:

@@ -1,5 +1,6 @@
 """Fixtures of the modes that train."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,13 +33,13 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def small_examples() -> Iterator[None]:
-    """A VGG of a few channels, and one photo in previews."""
+    """One photo in previews; for super-resolution a VGG of a few channels, for style read once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resources, "example_names", lambda kind: ["chelsea"])
-        for mode in (train_transform, train_superres):
-            patch.setattr(
-                mode,
-                "load_vgg",
-                lambda name: reference.random_vgg() if name == "vgg16" else load_vgg(name),
-            )
+        patch.setattr(train_transform, "load_vgg", functools.cache(load_vgg))
+        patch.setattr(
+            train_superres,
+            "load_vgg",
+            lambda name: reference.random_vgg() if name == "vgg16" else load_vgg(name),
+        )
         yield

@@ -1,6 +1,6 @@
 """`--mode=train_transform` as a person uses it: paintings and photos in, a network out.
 
-Networks have a few channels and VGG, but in processes of its own, too; photos are of 32 pixels.
+Networks have a few channels, and photos 32 pixels; VGG is the true one.
 """
 
 import contextlib
@@ -94,32 +94,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield found
 
 
-# Steps of a run in a process of its own.
+# Of a run that is also made by processes of their own.
 LONGER = 20
+LONG = (f"--steps={LONGER}", "--checkpoint_every=5")
 
 
 class Programs:
     """`run.py` in processes of their own, from a folder that is not the checkout.
 
-    With the true VGG, saving every fifth of `LONGER` steps.
+    Set up as this process is, so that it reads what this one has compiled.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, devices: int) -> subprocess.Popen[str]:
         environment = {
             **os.environ,
             "PERCEPTUAL_JAX_COMPILATION_CACHE": "",
-            "JAX_COMPILATION_CACHE_DIR": "compiled",
+            "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"],
+            "JAX_DEFAULT_MATMUL_PRECISION": "highest",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_NUM_CPU_DEVICES": str(devices),
         }
         # JAX has put it there for this process.
         environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
-        steps = (f"--steps={LONGER}", "--checkpoint_every=5")
         process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), "--mode=train_transform", *SMALL, *steps, *arguments],
+            [sys.executable, str(PROGRAM), "--mode=train_transform", *SMALL, *LONG, *arguments],
             cwd=self.folder,
             env=environment,
             stdout=subprocess.PIPE,
@@ -130,35 +132,36 @@ class Programs:
         return process
 
     def finish(self) -> str:
-        """What those that were started since have told on stderr."""
-        told = "".join(process.communicate(timeout=300)[1] for process in self.processes)
+        """Waits for all that were started, and gives what they wrote to stderr."""
+        errors = "".join(process.communicate(timeout=600)[1] for process in self.processes)
         codes = [process.returncode for process in self.processes]
-        assert codes == [0] * len(codes), told
+        assert codes == [0] * len(codes), errors
         self.processes.clear()
-        return told
+        return errors
 
     def kill(self) -> None:
         for process in self.processes:
             process.kill()
+        for process in self.processes:
             process.communicate()
         self.processes.clear()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
-    """Runs that nothing stops, of one process and of two, going on beside the other tests."""
+def programs(tmp_path_factory: pytest.TempPathFactory, compiled_once: None) -> Iterator[Programs]:
+    """With a run of two processes, which goes on beside the other tests."""
     running = Programs(tmp_path_factory.mktemp("programs"))
     furnish(running.folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    running.start("--workdir=one")
     for index in (0, 1):
         running.start(
             "--workdir=two",
             f"--coordinator=127.0.0.1:{port}",
             "--num_processes=2",
             f"--process_id={index}",
+            devices=1,
         )
     yield running
     running.kill()
@@ -173,6 +176,13 @@ def whole(folder: Path) -> Path:
     """The folder of a run that nothing stopped, in which everything is shown."""
     assert run("--workdir=whole", "--preview_every=3", "--plot") == 0
     return folder / "whole"
+
+
+@pytest.fixture(scope="module")
+def one(folder: Path) -> Path:
+    """The folder of a longer run that nothing stopped."""
+    assert run("--workdir=one", *LONG) == 0
+    return folder / "one"
 
 
 class TestResult:
@@ -404,7 +414,8 @@ class TestMistakes:
     def test_of_weights_that_break_the_loss(
         self, monkeypatch: pytest.MonkeyPatch, capsys: Captured
     ) -> None:
-        def fail(*_: Any, **__: Any) -> None:
+        def fail(*_: Any, **__: Any) -> Iterator[None]:
+            yield from ()
             raise training.NonFiniteError("the term style/relu1_1 was not finite")
 
         monkeypatch.setattr(training, "train", fail)
@@ -414,34 +425,32 @@ class TestMistakes:
 
 
 class TestPrograms:
-    @pytest.fixture(autouse=True)
-    def unstopped(self, programs: Programs) -> None:
+    def test_killed_at_any_moment_it_ends_with_the_same_bits(
+        self, programs: Programs, one: Path
+    ) -> None:
         programs.finish()
-
-    def test_killed_at_any_moment_it_ends_with_the_same_bits(self, programs: Programs) -> None:
-        folder, deadline = programs.folder, time.monotonic() + 300
-        process = programs.start("--workdir=killed")
-        while not (folder / "killed" / "checkpoints" / "5").exists():
+        killed = programs.folder / "killed"
+        process = programs.start("--workdir=killed", devices=2)
+        while not (killed / "checkpoints" / "5").exists():
             assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(random.uniform(0.0, 0.5))
         programs.kill()
-        programs.start("--workdir=killed")
-        told = programs.finish()
-        one, killed = (digest(folder / x / "network.safetensors") for x in ("one", "killed"))
-        assert killed == one
-        steps = [line["step"] for line in metrics(folder / "killed")]
+        programs.start("--workdir=killed", devices=2)
+        errors = programs.finish()
+        assert digest(killed / "network.safetensors") == digest(one / "network.safetensors")
+        steps = [line["step"] for line in metrics(killed)]
         assert steps == sorted(set(steps))
         assert steps[-1] == LONGER
-        assert "cpu_aot_loader" not in told  # Of programs that it found compiled.
+        assert "cpu_aot_loader" not in errors  # Of programs that it found compiled.
 
-    def test_two_processes_train_as_one(self, programs: Programs) -> None:
-        one, two = (metrics(programs.folder / name) for name in ("one", "two"))
+    def test_two_processes_train_as_one(self, programs: Programs, one: Path) -> None:
+        programs.finish()
+        lines = metrics(one)
         begin = 0
-        for line in two:
+        for line in metrics(programs.folder / "two"):
             # Alone it also reports every second: these of the same steps, together.
-            alone = [x for x in one if begin < x["step"] <= line["step"]]
+            alone = [x for x in lines if begin < x["step"] <= line["step"]]
             counts = np.diff([begin, *(x["step"] for x in alone)])
             for name, value in line["terms"].items():
                 mean = np.average([x["terms"][name] for x in alone], weights=counts)
