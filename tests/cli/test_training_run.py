@@ -19,8 +19,6 @@ from perceptual_jax.cli import training_run
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.cli.training_flags import RunOptions
 from perceptual_jax.io import resources
-from perceptual_jax.models import networks
-from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork
 from perceptual_jax.pretrained.networks import TrainedNetwork
 from perceptual_jax.training import recorder
 from perceptual_jax.training import step as training_step
@@ -328,36 +326,6 @@ class TestCheckResumable:
         self.check(tmp_path, {"ema_decay": 0.999})
         with pytest.raises(UserError, match=r"--ema_decay was 0\.999, now 0\.9"):
             self.check(tmp_path, {"ema_decay": 0.9})
-
-
-class TestCrop:
-    @pytest.mark.parametrize(
-        ("network", "sides"),
-        [
-            (StyleNetwork(), [32, 33, 5]),
-            (networks.paper_style_network(), [41]),
-            (SuperResolutionNetwork(factor=4), [20, 36, 288]),
-            (SuperResolutionNetwork(factor=8), [40, 144]),
-        ],
-    )
-    def test_of_these_sides_fit(self, network: Any, sides: list[int]) -> None:
-        for side in sides:
-            training_run.check_crop(network, side)
-
-    @pytest.mark.parametrize(
-        ("network", "side", "message"),
-        [
-            (StyleNetwork(), 4, "needs crops of 5 pixels: raise --image_size=4"),
-            (networks.paper_style_network(), 40, "needs crops of 41 pixels: raise --image_size=40"),
-            (SuperResolutionNetwork(factor=4), 16, "needs crops of 20 pixels: raise"),
-            (SuperResolutionNetwork(factor=8), 32, "needs crops of 40 pixels: raise"),
-            (SuperResolutionNetwork(factor=4), 34, "--image_size=34 must be a multiple of 4, the"),
-            (SuperResolutionNetwork(factor=8), 44, "--image_size=44 must be a multiple of 8, the"),
-        ],
-    )
-    def test_of_other_sides_are_refused(self, network: Any, side: int, message: str) -> None:
-        with pytest.raises(UserError, match=message):
-            training_run.check_crop(network, side)
 
 
 class TestPhotos:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from perceptual_jax import vgg
-from perceptual_jax.cli import flags, superres_flags, training_flags, training_run
+from perceptual_jax.cli import flags, superres_flags, training_flags, training_network, training_run
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.training_flags import TrainSettings
 from perceptual_jax.io import image_grid, images, resources
@@ -140,12 +140,12 @@ def _network(values: Any, config: TrainSettings) -> TrainedNetwork:
     """A new network, or a trained one to go on with."""
     if values.network:
         loaded = superres_flags.load_network(values.network, values.factor)
-        return training_run.continued(loaded, config)
+        return training_network.continued(loaded, config)
     network = networks.SuperResolutionNetwork(factor=values.factor)
     if values.architecture == "paper":
         network = networks.paper_super_resolution_network(values.factor)
     network = network.clone(width=values.width, residual_blocks=values.residual_blocks)
-    return training_run.new_network(network, config)
+    return training_network.new(network, config)
 
 
 def _degraded(factor: int, name: str, photo: np.ndarray, number: int) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from perceptual_jax import vgg
-from perceptual_jax.cli import flags, training_flags, training_run
+from perceptual_jax.cli import flags, training_flags, training_network, training_run
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.training_flags import TrainSettings
 from perceptual_jax.io import image_grid, images, resources
@@ -120,12 +120,12 @@ def _network(values: Any, config: TrainSettings, paintings: list[np.ndarray]) ->
         network = network.clone(
             styles=len(styles), width=values.width, residual_blocks=values.residual_blocks
         )
-        return training_run.new_network(network, config, styles=styles, thumbnails=thumbnails)
+        return training_network.new(network, config, styles=styles, thumbnails=thumbnails)
 
     loaded = load_network(values.network)
     if not isinstance(loaded.network, networks.StyleNetwork):
         raise UserError(f"--network={values.network} is not a network for style transfer")
-    trained = training_run.continued(loaded, config)
+    trained = training_network.continued(loaded, config)
     if values.freeze_trunk:
         return _with_styles(trained, styles, thumbnails, values.network)
     if trained.styles != styles:

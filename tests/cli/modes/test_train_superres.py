@@ -161,7 +161,7 @@ class TestResult:
         assert found.network == NETWORK
         assert found.styles == ()
         assert found.settings["program"].startswith("perceptual_jax ")
-        asked = {
+        expected = {
             "factor": 4,
             "loss": "both",
             "degradation": "mixed",
@@ -172,7 +172,7 @@ class TestResult:
             "data": "photos",
             "steps": STEPS,
         }
-        assert found.settings.items() >= asked.items()
+        assert found.settings.items() >= expected.items()
 
     def test_enlarges(self, whole: Path) -> None:
         images.write("small.png", reference.random_images(9, 7, 3))

@@ -195,10 +195,10 @@ class TestResult:
             assert thumbnail.shape == (63, 96, 3)
             assert thumbnail.mean((0, 1)).argmax() == channel
         assert found.settings["program"].startswith("perceptual_jax ")
-        asked = {"style": ["red.png", "blue.png"], "steps": STEPS, "image_size": 32, "seed": 0}
-        assert found.settings.items() >= asked.items()
+        settings = {"style": ["red.png", "blue.png"], "steps": STEPS, "image_size": 32, "seed": 0}
+        assert found.settings.items() >= settings.items()
 
-    def test_is_told(self, whole: Path, capsys: Captured) -> None:
+    def test_is_printed(self, whole: Path, capsys: Captured) -> None:
         assert run("--workdir=whole") == 0
         out, _ = capsys.readouterr()
         assert out == f"whole/network.safetensors: red, blue; {STEPS} of {STEPS} steps\n"
