@@ -53,7 +53,7 @@ class Checkpoints:
     def __init__(
         self, folder: str | os.PathLike[str], *, keep: int = 3, only_read: bool = False
     ) -> None:
-        # Only here: importing Orbax takes seconds, which every start of the program would pay.
+        # Imported only here, since it is slow.
         from etils import epath
         from orbax.checkpoint import v1 as ocp
 

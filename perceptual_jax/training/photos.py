@@ -189,7 +189,7 @@ def batches(
     Raises:
       ValueError: a number is out of its range.
     """
-    # Only here: importing Grain takes half a second, which every start of the program would pay.
+    # Imported only here, since it is slow.
     import grain
 
     if min(batch_size, crop) < 1:

@@ -232,8 +232,8 @@ def make_step(
 ) -> Callable[[TrainState, Mapping[str, jax.Array], Any], tuple[TrainState, dict[str, Any]]]:
     """The jitted update: `(state, batch, constants) -> (state, metrics)`; the state is donated.
 
-    `metrics` has `total` and `terms`, means over the batch.  A step whose loss, or the norm of whose
-    gradient, is not finite is skipped: it changes nothing but the counts.
+    `metrics` has `total` and `terms`, means over the batch.  A step is skipped, and changes nothing
+    but the counts, if its loss or the norm of its gradient is not finite.
     """
     optimizer = config.transformation()
 

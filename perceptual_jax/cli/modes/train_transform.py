@@ -167,7 +167,9 @@ def _preview(trained: TrainedNetwork, side: int, variables: Any, path: Path) -> 
     rows: list[list[np.ndarray]] = [photos]
     for one_hot in np.eye(len(trained.styles), dtype=np.float32):
         stylised = [
-            stylization.stylize_batch(variables, photo[None], one_hot, network=trained.network)
+            stylization.stylize_batch(
+                variables, photo[None], style_weights=one_hot, network=trained.network
+            )
             for photo in photos
         ]
         rows.append([np.asarray(batch[0]) for batch in stylised])

@@ -44,6 +44,7 @@ SMALL = (
     "--store=float32",
 )
 NETWORK = SuperResolutionNetwork(width=2, residual_blocks=0)
+APPLY = jax.jit(NETWORK.apply)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -106,7 +107,7 @@ def mean_square(data: str, sigmas: tuple[float, ...]) -> float:
             for photo, sigma in zip(photos, sigmas, strict=True)
         ]
     )
-    outputs: Any = NETWORK.apply(variables, low.astype(np.float32) / np.float32(255))
+    outputs: Any = APPLY(variables, low.astype(np.float32) / np.float32(255))
     return float(np.square(255.0 * np.asarray(outputs, np.float64) - photos).mean())
 
 
