@@ -33,8 +33,8 @@ from perceptual_jax.io import images, resources
 from perceptual_jax.models.networks import StyleNetwork
 from perceptual_jax.objective import JOHNSON
 from perceptual_jax.ops import backend
-from perceptual_jax.pretrained import networks as pretrained_networks
-from perceptual_jax.pretrained import vgg as pretrained_vgg
+from perceptual_jax.pretrained.networks import TrainedNetwork, save
+from perceptual_jax.pretrained.vgg import load_vgg
 from perceptual_jax.training import train_losses
 
 OURS = "perceptual_jax"
@@ -42,7 +42,9 @@ PEER = ROOT / "benchmarks" / "peers" / "train_step_torch.py"
 LAYOUTS = ("channels_last", "channels_first")
 
 # Adam, the plain mean and no average of the weights: what the paper trains with.
-RECIPE = training.TrainConfig(steps=10_000, schedule="constant", mean="linear", ema_decay=0.0)
+CONFIG = training.TrainConfig(
+    steps=10_000, learning_rate=1e-3, schedule="constant", loss_mean="linear", ema_decay=0.0
+)
 
 # What the losses may differ by: before the first step, and after it, when rounding has grown. In
 # bfloat16 only before: Adam's first step is as long for a gradient that is 0 but for rounding, as
@@ -103,12 +105,12 @@ def our_steps(
 ) -> Callable[[int], dict[str, Any]]:
     """A function that goes on training for so many steps, and answers as the peer does."""
     mesh = training.data_mesh()
-    state = training.start(variables, RECIPE, mesh)
-    aim = dataclasses.replace(JOHNSON, dtype=network.dtype)
-    constants = train_losses.style_constants(aim, pretrained_vgg.load_vgg("vgg16"), [painting])
+    state = training.start(variables, CONFIG, mesh)
+    objective = dataclasses.replace(JOHNSON, dtype=network.dtype)
+    constants = train_losses.style_constants(objective, load_vgg("vgg16"), [painting])
     constants = training.replicate(constants, mesh)
     batch = training.shard_batch({"photos": photos, "index": np.arange(len(photos))}, mesh)
-    step = training.make_step(train_losses.style_loss(network, aim), RECIPE)
+    step = training.make_step(train_losses.style_loss(network, objective), CONFIG)
 
     def steps(count: int) -> dict[str, Any]:
         nonlocal state
@@ -133,10 +135,8 @@ def peer_command(
     folder: Path,
 ) -> list[str | Path]:
     """Of the peer, for which everything is put into files."""
-    first = pretrained_networks.TrainedNetwork(
-        network=network, variables=variables, styles=("style",), settings={}
-    )
-    pretrained_networks.save(folder / "network.safetensors", first, dtype="float32")
+    first = TrainedNetwork(network=network, variables=variables, styles=("style",), settings={})
+    save(folder / "network.safetensors", first, dtype="float32")
     np.save(folder / "photos.npy", photos)
     np.save(folder / "painting.npy", painting)
     return [
@@ -147,7 +147,7 @@ def peer_command(
         f"--photos={folder / 'photos.npy'}",
         f"--painting={folder / 'painting.npy'}",
         f"--dtype={arguments.dtype}",
-        f"--learning-rate={RECIPE.learning_rate}",
+        f"--learning-rate={CONFIG.learning_rate}",
         f"--content-weight={JOHNSON.content_weight}",
         f"--style-weight={JOHNSON.style_weight}",
         f"--tv-weight={JOHNSON.tv_weight}",

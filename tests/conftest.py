@@ -28,15 +28,11 @@ def compiled_quickly() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def training_steps() -> Iterator[None]:
-    """What all tests of a module that trains need of steps.
+    """A step of the same loss and configuration is compiled once for all tests of a module."""
+    from perceptual_jax.training import step
 
-    optax's Adam adds integers to floats, and a step of the same loss and config is the same program
-    in every test.
-    """
-    from perceptual_jax import training
-
-    with jax.numpy_dtype_promotion("standard"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_step", functools.cache(training.make_step))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "make_step", functools.cache(step.make_step))
         yield
 
 

@@ -2,9 +2,9 @@
 
     python weights/train_networks.py --data=PHOTOS --minutes=90 --workdir=runs/shipped
 
-How many steps fit into the budget is measured at the beginning and written to `plan.json` in the
-workdir; started again with the same arguments, on a machine of the same kind, it goes on by that
-plan, exactly where it was.  Small crops come first: early on, a network learns more from many steps
+It first measures how many steps fit into the budget, and writes that to `plan.json` in the workdir.
+Started again with the same arguments, on a machine of the same kind, it goes on by that plan,
+exactly where it was.  Small crops come first: at first a network learns more from many steps
 than from many pixels.  The finished networks are put into `weights/networks/`.
 """
 
@@ -23,7 +23,7 @@ STYLES = (
     "composition_viii,moulin_de_la_galette,starry_night,summertime,the_kiss,village_street,wave"
 )
 
-# Steps of which the pace is measured: the first reports hold the compilation.
+# Steps that are timed; the first of them include the compilation.
 _TRIAL_STEPS = 60
 
 Flags = dict[str, str]
@@ -36,10 +36,10 @@ class Phase(NamedTuple):
       name: of its folder.
       mode: of the program.
       share: of the time.
-      steps: in place of as many as fit into its share.
       flags: beside those that all have.
-      after: the phase with whose network it begins.
+      after: the phase whose network it begins with.
       ships: the name under which its network is put into `weights/networks`.
+      steps: in place of as many as fit into its share.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Phase(NamedTuple):
 
 
 def phases(*, accelerator: bool) -> list[Phase]:
-    """Everything that ships. Batches and crops are those that a device does well."""
+    """The phases of everything that ships, with batches and crops that suit the device."""
     style = {"style": STYLES}
     early = {"image_size": "128", "batch_size": "16" if accelerator else "1"}
     late = {"image_size": "256", "batch_size": "8" if accelerator else "1"}
@@ -74,7 +74,7 @@ def phases(*, accelerator: bool) -> list[Phase]:
         common = {"factor": factor, **size}
         found += [
             Phase(pixel, "train_superres", 0.18, {**common, "loss": "pixel"}, ships=pixel),
-            # Stopped early: weights/networks/README.md tells what more steps do.
+            # Stopped early; weights/networks/README.md says what more steps do.
             Phase(
                 feature,
                 "train_superres",
@@ -95,12 +95,12 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/shipped"))
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     arguments = parser.parse_args()
-    # Else what trains would go on alone.
+    # Without a handler the process that trains would go on alone.
     signal.signal(signal.SIGTERM, _stop)
 
-    todo = phases(accelerator=_has_accelerator())
-    steps = _plan(todo, arguments)
-    for phase in todo:
+    wanted = phases(accelerator=_has_accelerator())
+    steps = _plan(wanted, arguments)
+    for phase in wanted:
         folder = arguments.workdir / phase.name
         start = arguments.workdir / phase.after / "network.safetensors"
         _train(
@@ -118,13 +118,13 @@ def main() -> None:
             print(target)
 
 
-def _plan(todo: list[Phase], arguments: argparse.Namespace) -> dict[str, int]:
-    """The steps of every phase, as they were decided at the beginning."""
+def _plan(wanted: list[Phase], arguments: argparse.Namespace) -> dict[str, int]:
+    """The steps of every phase, as `plan.json` has them or as they are measured now."""
     file = arguments.workdir / "plan.json"
     if file.exists():
         return dict(json.loads(file.read_text(encoding="utf-8")))
     plan = {}
-    for phase in todo:
+    for phase in wanted:
         if phase.steps:
             plan[phase.name] = phase.steps
             continue
@@ -173,7 +173,7 @@ def _train(mode: str, flags: Flags, *more: str) -> None:
         try:
             code = process.wait()
         except KeyboardInterrupt:
-            # It has been told as well, and saves first.
+            # It has got the signal as well, and saves first.
             process.wait()
             raise
         except SystemExit:

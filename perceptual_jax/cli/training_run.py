@@ -1,276 +1,245 @@
-"""A training run as a person meets it: resumed, checkpointed, shown, and stopped without loss.
+"""A training run: resumed, checkpointed, shown, and stopped without loss.
 
-Everything is kept in one run folder, which is also where a run goes on when it is started again.
-At the end the network is written to a file of its own.
+Everything is kept in one run folder, from which a run goes on when it is started again.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import math
 import signal
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from perceptual_jax import __version__, training
-from perceptual_jax.cli import console
+from perceptual_jax import training
+from perceptual_jax.cli import console, memory, training_flags, training_network
 from perceptual_jax.cli.errors import UserError, usage_errors
-from perceptual_jax.io import storage
-from perceptual_jax.pretrained import networks as pretrained_networks
+from perceptual_jax.cli.training_flags import RunOptions, TrainSettings
+from perceptual_jax.io import resources
+from perceptual_jax.io.storage import FileError
 from perceptual_jax.pretrained.networks import TrainedNetwork
+from perceptual_jax.training import photos
 from perceptual_jax.training.checkpoints import Checkpoints
 from perceptual_jax.training.recorder import RunFolder
 from perceptual_jax.training.train_losses import Loss
 
 _log = logging.getLogger(__name__)
 
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What a run does beside training.
-
-    Attributes:
-      workdir: its folder.
-      checkpoint_every: steps between checkpoints.
-      preview_every: steps between previews; 0 for none.
-      plot: whether the terms are drawn at the end.
-    """
-
-    workdir: str
-    checkpoint_every: int
-    preview_every: int
-    plot: bool = True
+# Settings of older runs, by the names that they have today.
+_RENAMED = {"average_decay": "ema_decay"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What a run gave.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a mode trains, and for what.
 
     Attributes:
-      variables: the averaged ones, on the host.
-      step: steps done, in all.
-      steps: steps asked for.
-      exit_code: for the shell.
+      network: what the run begins with; its settings are those beside the flags.
+      loss: what is minimised.
+      constants: for the loss.
+      preview: writes a picture of what some variables do to a path.
+      batch_options: for `photos.batches`.
     """
 
-    variables: Any
-    step: int
-    steps: int
-    exit_code: int
+    network: TrainedNetwork
+    loss: Loss
+    constants: Any
+    preview: Callable[[Any, Path], None]
+    batch_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def check_settings(workdir: str, settings: Mapping[str, Any]) -> None:
-    """Refuses to go on with a run under other settings than those that it was begun with.
+def main(
+    values: Any,
+    accelerator: TrainSettings,
+    cpu: TrainSettings,
+    *,
+    name: str,
+    begin: Callable[[Any, TrainSettings], Task],
+    **changes: Any,
+) -> int:
+    """Trains a network as the flags say: the `main` of a mode.
 
     Args:
-      workdir: its folder; nothing is made where there is none.
-      settings: what would now decide the result, by the names of the flags.
+      values: of the flags.
+      accelerator, cpu: the defaults of the mode.
+      name: of the run folder, if the flags give none.
+      begin: makes the task of the mode from the values and the configuration.
+      **changes: to the configuration.
 
-    Raises:
-      UserError: they differ from those; names every one that does.
+    Returns:
+      The exit code.
     """
-    # Only here: importing it takes as long as starting the program.
+    memory.keep()
+    training_flags.join_processes(values)
+    config = training_flags.config_of(values, accelerator, cpu, **changes)
+    options = training_flags.options_of(values, name)
+    settings = training_flags.settings_of(values, config)
+    check_resumable(options, settings)
+    task = begin(values, config)
+    settings |= task.network.settings
+    source = find_photos(config.data)
+    with usage_errors():
+        batches = photos.batches(
+            source,
+            batch_size=config.batch_size // jax.process_count(),
+            crop=config.image_size,
+            seed=config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            **task.batch_options,
+        )
+
+    def write(variables: Any, step: int) -> None:
+        trained = dataclasses.replace(task.network, variables=variables, settings=settings)
+        training_network.write(trained, options, step=step, steps=config.steps)
+
+    code = run(task, config, iter(batches), settings, options, write)
+    if source.skipped and jax.process_index() == 0:
+        print(f"{len(source.skipped)} of the {len(source)} photos could not be used", flush=True)
+    return code
+
+
+def check_resumable(options: RunOptions, settings: Mapping[str, Any]) -> None:
+    """Raises `UserError` if the run in the folder was begun with other settings; names each.
+
+    Makes no folder where there is none.
+    """
+    # Imported only here, since it is slow.
     from etils import epath
 
+    workdir = str(options.workdir)
     if not _in_any_process((epath.Path(workdir).expanduser() / "checkpoints").exists()):
         return
-    # Nothing may be cleared away: the run may be going on in another terminal.
-    with Checkpoints(workdir, only_read=True) as checkpoints:
-        before = checkpoints.settings() or {}
+    # Only to read: the run may be going on in another terminal.
+    with _workdir_errors(workdir), Checkpoints(workdir, only_read=True) as checkpoints:
+        saved = checkpoints.settings() or {}
+    before = {_RENAMED.get(name, name): value for name, value in saved.items()}
     now = json.loads(json.dumps(settings))
-    changed = [name for name in now if name in before and before[name] != now[name]]
-    if changed:
-        flags = ", ".join(
-            f"--{name} was {_as_given(before[name])}, now {_as_given(now[name])}"
-            for name in changed
-        )
+    changes = ", ".join(
+        f"--{name} was {_as_flag(before[name])}, now {_as_flag(now[name])}"
+        for name in now
+        if name in before and before[name] != now[name]
+    )
+    if changes:
         raise UserError(
-            f"the run in {workdir} was begun with other settings ({flags}): give these again to go "
-            "on with it, or another --workdir to begin anew"
+            f"the run in {workdir} was begun with other settings ({changes}): give these again to "
+            "go on with it, or another --workdir to begin anew"
         )
 
 
-def _as_given(value: Any) -> str:
+def _as_flag(value: Any) -> str:
     """The value of a flag as a person writes it."""
     if value is None:
         return "not given"
     return ",".join(value) if isinstance(value, list) else str(value)
 
 
-def run_to_file(
-    loss: Loss,
-    config: training.TrainConfig,
-    began: TrainedNetwork,
-    *,
-    output: str,
-    store: str,
-    batches: Any,
-    constants: Any,
-    options: Options,
-    preview: Callable[[Any, Path], None],
-) -> int:
-    """Trains in a run folder, from where it was left, and writes the network to a file.
-
-    Args:
-      loss: what is minimised.
-      config: how.
-      began: what the run begins with; its settings are those that decide the result.
-      output: the file, here or in a bucket.
-      store: dtype of the network's variables in it.
-      batches, constants, options, preview: see `run`.
-
-    Returns:
-      The exit code for the shell.
-
-    Raises:
-      UserError: the training broke down, or the folder or file cannot be written.
-    """
-    try:
-        result = run(
-            loss,
-            config,
-            variables=began.variables,
-            batches=batches,
-            constants=constants,
-            settings=began.settings,
-            options=options,
-            preview=preview,
-        )
-    except training.NonFiniteError as error:
-        raise UserError(str(error)) from error
-    if jax.process_index() == 0:
-        told = {"program": f"perceptual_jax {__version__}", **_without_folders(began.settings)}
-        trained = dataclasses.replace(
-            began, variables=result.variables, settings={**told, "steps": result.step}
-        )
-        _write(output, trained, store)
-        styles = f"{', '.join(began.styles)}; " if began.styles else ""
-        print(f"{output}: {styles}{result.step} of {result.steps} steps")
-        if result.step < result.steps:
-            folder = options.workdir
-            print(f"Stopped early. The same command with --workdir={folder} goes on from there.")
-    return result.exit_code
-
-
-def _without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Files by their names: a network travels, and where things lay here concerns nobody there."""
-
-    def name(value: Any) -> Any:
-        if isinstance(value, list):
-            return [name(part) for part in value]
-        return Path(value).name if isinstance(value, str) else value
-
-    return {key: name(value) for key, value in settings.items()}
-
-
-def _write(output: str, trained: TrainedNetwork, dtype: str) -> None:
-    with usage_errors(), tempfile.TemporaryDirectory() as folder:
-        remote = storage.is_remote(output)
-        file = Path(folder) / "network" if remote else Path(output).expanduser()
-        try:
-            pretrained_networks.save(file, trained, dtype=dtype)
-        except OSError as error:
-            raise UserError(
-                f"{error}; the same command with another --output writes it from the checkpoint"
-            ) from error
-        if remote:
-            storage.put(file, output)
+def find_photos(data: str | None) -> photos.Photos:
+    """The photos of `--data`, or the sample photos, with a line that says what these are."""
+    if data:
+        return photos.source(data)
+    found = photos.source(resources.folder("examples") / "sample_photos")
+    print(
+        f"Training on the {len(found)} sample photos of examples/. With thousands (--data=FOLDER) "
+        "a network treats photos of every kind well; Johnson et al. 2016 took 80,000."
+    )
+    return found
 
 
 def run(
-    loss: Loss,
+    task: Task,
     config: training.TrainConfig,
-    *,
-    variables: Any,
     batches: Any,
-    constants: Any,
     settings: Mapping[str, Any],
-    options: Options,
-    preview: Callable[[Any, Path], None],
-) -> Result:
+    options: RunOptions,
+    write: Callable[[Any, int], None],
+) -> int:
     """Trains in a run folder, from where it was left.
 
     Args:
-      loss: what is minimised.
+      task: what is trained.
       config: how.
-      variables: the network's, for a run that begins.
       batches: iterator over this process's batches, with `get_state` and `set_state`.
-      constants: for the loss.
-      settings: what decides the result, kept with every checkpoint.
-      options: what else is done.
-      preview: writes a picture of what the averaged variables do to a path.
+      settings: what decides the result; kept with every checkpoint.
+      options: what is kept.
+      write: gets the averaged variables and the number of steps in the end, in one process.
+
+    Returns:
+      The exit code.
 
     Raises:
-      training.NonFiniteError: see `training.train`.
-      UserError: the folder cannot be used.
+      UserError: the training broke down, or the folder cannot be used.
     """
     mesh = training.data_mesh()
-    first = jax.process_index() == 0
-    with Checkpoints(options.workdir) as checkpoints, console.interruptible() as interrupts:
-        state, position = _resumed(checkpoints, variables, config, mesh)
-        begun = int(state.step)
+    first, alone = jax.process_index() == 0, jax.process_count() == 1
+    workdir = str(options.workdir)
+    with contextlib.ExitStack() as stack:
+        interrupts = stack.enter_context(console.interruptible())
+
+        # The state: of the newest checkpoint, else of the variables that the task begins with.
+        with _workdir_errors(workdir):
+            checkpoints = stack.enter_context(Checkpoints(workdir))
+            state, position = _resumed(checkpoints, task.network.variables, config, mesh)
+            step = saved = int(state.step)
+            folder = None
+            if first:
+                folder = RunFolder(
+                    workdir, settings, plot=options.plot, resume_step=step, tensorboard=True
+                )
+                stack.enter_context(folder)
         if position is not None:
             batches.set_state(position)
-        record, bar = None, None
-        if first:
-            record = RunFolder(
-                options.workdir, settings, plot=options.plot, resume_step=begun, tensorboard=True
-            )
-            bar = console.ProgressBar(config.steps, done=begun)
 
-        def save(state: training.TrainState, step: int) -> None:
-            checkpoints.save(step, state, batches.get_state(), settings)
+        # Several processes have to stop, save and report at the same steps.
+        periods = [options.checkpoint_every, options.preview_every, 0 if alone else 10]
+        reports = training.train(
+            task.loss,
+            config,
+            state,
+            batches,
+            training.replicate(task.constants, mesh),
+            mesh,
+            seconds_per_report=1.0 if alone else math.inf,
+            report_at=lambda step: any(_is_due(period, step) for period in periods),
+        )
 
-        # Several processes have to stop, save and look at the clock at the same steps.
-        alone = jax.process_count() == 1
-        every = [options.checkpoint_every, options.preview_every, 0 if alone else 10]
-
-        def is_milestone(step: int) -> bool:
-            return any(number and step % number == 0 for number in every)
-
-        step, average, saved = begun, state.ema, begun
-        try:
-            for report in training.train(
-                loss,
-                config,
-                state,
-                batches,
-                training.replicate(constants, mesh),
-                mesh,
-                seconds_per_report=1.0 if alone else math.inf,
-                report_at=is_milestone,
-            ):
-                moved, step, average = report.step - step, report.step, report.state.ema
-                if bar and record:
-                    _show(bar, record, report, moved)
-                if options.checkpoint_every and step % options.checkpoint_every == 0:
-                    save(report.state, step)
+        # The loop.
+        with contextlib.ExitStack() as shown, _training_errors():
+            bar = None
+            if first:
+                bar = console.ProgressBar(config.steps, done=step)
+                shown.enter_context(contextlib.closing(bar))
+            for report in reports:
+                moved, step, state = report.step - step, report.step, report.state
+                if folder and bar:
+                    _show(bar, folder, report, moved)
+                if _is_due(options.checkpoint_every, step):
+                    checkpoints.save(step, state, batches.get_state(), settings)
                     saved = step
-                    if record:
-                        record.publish()
-                if record and options.preview_every and step % options.preview_every == 0:
-                    preview(jax.device_get(average), record.preview_path(step))
-                # All of them have to leave the loop at the same step.
+                    if folder:
+                        folder.publish()
+                if folder and _is_due(options.preview_every, step):
+                    _preview(task, state.ema, folder.preview_path(step))
                 if _in_any_process(bool(interrupts)):
                     break
-            if step > saved:
-                save(report.state, step)
-        finally:
-            if bar and record:
-                bar.close()
-                record.close()
+
+        # The result comes before the drawing, which the folder makes when it is closed.
+        if step > saved:
+            checkpoints.save(step, state, batches.get_state(), settings)
         checkpoints.wait()
-        return Result(
-            variables=jax.device_get(average),
-            step=step,
-            steps=config.steps,
-            exit_code=_exit_code(interrupts),
-        )
+        if first:
+            write(jax.device_get(state.ema), step)
+        # A machine that is taken away sends SIGTERM, and a run that was saved has done its part.
+        return 0 if interrupts.signal == signal.SIGTERM else interrupts.exit_code
+
+
+def _is_due(period: int, step: int) -> bool:
+    return period > 0 and step % period == 0
 
 
 def _resumed(
@@ -288,7 +257,7 @@ def _resumed(
     return restored.state, restored.position
 
 
-def _show(bar: console.ProgressBar, record: RunFolder, report: training.Report, moved: int) -> None:
+def _show(bar: console.ProgressBar, folder: RunFolder, report: training.Report, moved: int) -> None:
     terms = {"loss": report.total, "photos/s": report.photos_per_second}
     if report.skipped:
         terms["skipped"] = report.skipped
@@ -296,7 +265,7 @@ def _show(bar: console.ProgressBar, record: RunFolder, report: training.Report, 
         kind = name.split("/")[0]
         terms[kind] = terms.get(kind, 0.0) + value
     bar.update(moved, f"step {report.step}", terms)
-    record.record(
+    folder.record(
         [
             {
                 "step": report.step,
@@ -309,15 +278,35 @@ def _show(bar: console.ProgressBar, record: RunFolder, report: training.Report, 
     )
 
 
+def _preview(task: Task, variables: Any, path: Path) -> None:
+    try:
+        task.preview(jax.device_get(variables), path)
+    except Exception as error:  # No training may end for a picture of it.
+        _log.warning("no preview %s: %s", path, error)
+
+
+@contextlib.contextmanager
+def _workdir_errors(workdir: str) -> Iterator[None]:
+    try:
+        yield
+    except FileError as error:
+        raise UserError(f"--workdir={workdir}: {error}") from error
+
+
+@contextlib.contextmanager
+def _training_errors() -> Iterator[None]:
+    try:
+        yield
+    except training.NonFiniteError as error:
+        raise UserError(
+            f"{error}, and begin anew with another --learning_rate and --workdir"
+        ) from error
+
+
 def _in_any_process(condition: bool) -> bool:
-    """Whether it holds in any of the processes, which all ask at the same time."""
+    """Whether it holds in any of the processes; all have to call it."""
     if jax.process_count() == 1:
         return condition
     from jax.experimental import multihost_utils
 
     return bool(np.any(multihost_utils.process_allgather(np.asarray(condition))))
-
-
-def _exit_code(interrupts: console.Interrupts) -> int:
-    """A machine that is taken away sends SIGTERM, and a run that was saved has done its part."""
-    return 0 if interrupts.signal == signal.SIGTERM else interrupts.exit_code

@@ -1,9 +1,6 @@
 """Optimise the weights of networks (Johnson et al. 2016)."""
 
 from perceptual_jax.training.step import (
-    MEANS,
-    OPTIMIZERS,
-    SCHEDULES,
     NonFiniteError,
     Report,
     TrainConfig,
@@ -17,9 +14,6 @@ from perceptual_jax.training.step import (
 )
 
 __all__ = [
-    "MEANS",
-    "OPTIMIZERS",
-    "SCHEDULES",
     "NonFiniteError",
     "Report",
     "TrainConfig",

@@ -24,8 +24,8 @@ _logger = logging.getLogger(__name__)
 class Restored(NamedTuple):
     """A checkpoint that was read, and is as it was saved.
 
-    `position` is the one that this process gave, or that all gave if they were another number; it
-    and `settings` went through JSON.
+    `position` is that of this process, or the common one if the run had another number of
+    processes.  It and `settings` went through JSON.
     """
 
     step: int
@@ -38,13 +38,13 @@ class Checkpoints:
     """The checkpoints of one run folder: `<folder>/checkpoints/<step>/`.
 
     With several processes, each calls every method in the same order, sees the same folder, and
-    holds the whole of each leaf.  What an interrupted write left behind is removed, so no other
-    program may be writing, unless it is opened to be read alone.
+    holds the whole of each leaf.  Opening removes what an interrupted write left behind: without
+    `only_read`, no other program may be writing.
 
     Args:
       folder: the run folder, on a disk or in a bucket (`gs://...`).
       keep: how many checkpoints stay, the newest.
-      only_read: nothing will be saved, and what another program is writing is left alone.
+      only_read: nothing will be saved, and what another program is writing stays.
 
     Raises:
       FileError: the folder cannot be read or written.
@@ -53,7 +53,7 @@ class Checkpoints:
     def __init__(
         self, folder: str | os.PathLike[str], *, keep: int = 3, only_read: bool = False
     ) -> None:
-        # Only here: importing Orbax takes seconds, which every start of the program would pay.
+        # Imported only here, since it is slow.
         from etils import epath
         from orbax.checkpoint import v1 as ocp
 
@@ -73,9 +73,7 @@ class Checkpoints:
                 cleanup_tmp_directories=not only_read,
             )
         except Exception as error:  # It looks at all that is there, damaged or not.
-            raise FileError(
-                f"cannot open the checkpoints of --workdir={folder}: {_reason(error)}"
-            ) from error
+            raise FileError(f"cannot open the checkpoints of {folder}: {_reason(error)}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -99,7 +97,7 @@ class Checkpoints:
           step: how many steps were made.
           state: a tree of arrays, none of them empty.
           position: where this process is in its data; JSON.
-          settings: the flags of the run; JSON.
+          settings: what the run was begun with; JSON.
 
         Raises:
           FileError: this write cannot begin, or the one before it failed.
@@ -145,8 +143,8 @@ class Checkpoints:
         steps = self._steps()
         if len(set(_of_all_processes(json.dumps(steps)))) > 1:
             raise FileError(
-                f"the processes find different checkpoints in {self._folder}: give a --workdir "
-                "that all of them share"
+                f"the processes find different checkpoints in {self._folder}: it has to be a "
+                "folder that all of them share"
             )
         self._damaged, reasons = [], []
         for step in steps:
@@ -171,14 +169,14 @@ class Checkpoints:
         if not steps:
             return None
         raise FileError(
-            f"no checkpoint in {self._folder} can be read ({reasons[0]}): give another --workdir, "
-            "or delete that folder to begin anew"
+            f"no checkpoint in {self._folder} can be read ({reasons[0]}): delete that folder, or "
+            "choose another, to begin anew"
         )
 
     def settings(self) -> dict[str, Any] | None:
-        """The settings of the newest checkpoint that tells them; reads no arrays.
+        """The settings of the newest checkpoint whose metadata is whole; reads no arrays.
 
-        A flag that changed can so be refused before anything is compiled.
+        A setting that changed can so be refused before anything is compiled.
         """
         for step in self._steps():
             with contextlib.suppress(_DamagedError):
@@ -220,28 +218,29 @@ class Checkpoints:
     def _refuse_others(
         self, step: int, contents: Mapping[str, Any], expected: Mapping[str, jax.ShapeDtypeStruct]
     ) -> None:
-        """An intact checkpoint of another run is no reason to go back to the one before."""
+        """Raises for an intact checkpoint of another run: the one before it would be no better."""
         where = f"checkpoint {step} in {self._folder}"
         positions = contents["positions"]
         count = len(positions)
-        # One that all had, as readers of batches have that are dealt out, is everybody's.
+        # A position that all processes share, as that of `photos.batches`, serves any number.
         if count != jax.process_count() and positions.count(positions[0]) < count:
             raise FileError(
                 f"{where} is of a run with {count} processes, this one has {jax.process_count()}: "
-                "resume with as many, or give another --workdir"
+                "resume with as many, or begin anew in another folder"
             )
-        for name in sorted({*contents["leaves"], *expected}):
+        found = {_today(name): description for name, description in contents["leaves"].items()}
+        for name in sorted({*found, *expected}):
             saved, wanted = "nothing", "nothing"
-            if name in contents["leaves"]:
-                dtype, shape, _ = contents["leaves"][name]
+            if name in found:
+                dtype, shape, _ = found[name]
                 saved = f"{dtype}{shape}"
             if name in expected:
                 wanted = f"{expected[name].dtype}{list(expected[name].shape)}"
             if saved != wanted:
                 raise FileError(
                     f"{where} is of another network or optimiser: it has {saved} as {name}, where "
-                    f"this run has {wanted}; give the flags that it was begun with, or another "
-                    "--workdir"
+                    f"this run has {wanted}; resume with the settings that it was begun with, or "
+                    "begin anew in another folder"
                 )
 
     def _leaves(self, step: int, contents: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -253,7 +252,7 @@ class Checkpoints:
         for name, description in contents["leaves"].items():
             if _description(leaves[name]) != description:
                 raise _DamagedError(f"{name} is not what was written")
-        return leaves
+        return {_today(name): leaf for name, leaf in leaves.items()}
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -284,8 +283,13 @@ def _reason(error: BaseException) -> str:
     return line if len(line) < 200 else f"{line[:80]} ... {line[-120:]}"
 
 
+def _today(name: str) -> str:
+    """The name that a leaf has today: `ema` was called `average` when older runs were begun."""
+    return f"ema/{name.removeprefix('average/')}" if name.startswith("average/") else name
+
+
 def _not_from_orbax(record: logging.LogRecord) -> bool:
-    """Keeps Orbax quiet: what it logs as an error it also raises, and we tell it in a line."""
+    """Keeps Orbax quiet: what it logs as an error it also raises, and a `FileError` says it."""
     return f"{os.sep}orbax{os.sep}checkpoint{os.sep}" not in record.pathname
 
 

@@ -1,28 +1,31 @@
-"""How a low-resolution picture comes from a photo: the inverse of what super-resolution learns.
+"""How a low-resolution picture is made from a photo: the inverse of what super-resolution learns.
 
 Gaussian blur of sigma 1, then bicubic downsampling with antialiasing, as in Johnson et al. 2016
-(section 4.2); or the bicubic alone, as the field's benchmarks are made; or, to train for pictures
-of which nobody knows how they were made, anything between.  The one definition serves training,
-evaluation and tests.  NumPy, so that it runs in the input pipeline.
+(section 4.2); or the bicubic downsampling alone, as in the field's benchmarks; or, to train for
+pictures of unknown origin, every blur in between.  In NumPy, since it runs in the input pipeline.
 """
 
 import functools
 
 import numpy as np
 
-# The blur's sigma in pixels of the photo, by name. Johnson et al. 2016, section 4.2: 1.
+# The blur's sigma in pixels of the photo, by the name of the degradation. Johnson et al. 2016,
+# section 4.2: 1.
 SIGMAS = {"blur": 1.0, "bicubic": 0.0}
+
+# What a network can be trained for.
+DEGRADATIONS = ("mixed", *SIGMAS)
 
 # Keys' cubic with a = -0.5, that of Pillow and of MATLAB.
 _A = -0.5
 
 
-def mixed_sigma(number: int) -> float:
-    """The sigma for example `number` of a training for all of them: 0, 0.1, ... 1 in turn.
+def sigma_of(name: str, number: int) -> float:
+    """The sigma for example `number` of a training: for `mixed` 0, 0.1, ... 1 in turn.
 
-    0.1 and 0.2 reach no neighbour to speak of, and are as good as 0: three of eleven are sharp.
+    A sigma of 0.1 or 0.2 hardly reaches the next pixels, so three of eleven pictures are sharp.
     """
-    return number % 11 / 10
+    return number % 11 / 10 if name == "mixed" else SIGMAS[name]
 
 
 def degrade(photo: np.ndarray, factor: int, *, sigma: float = SIGMAS["blur"]) -> np.ndarray:
@@ -37,8 +40,8 @@ def degrade(photo: np.ndarray, factor: int, *, sigma: float = SIGMAS["blur"]) ->
       `(H / factor, W / factor, C)` uint8.
 
     Raises:
-      ValueError: another dtype, sides that are no multiples, a sigma that is
-        negative or not finite.
+      ValueError: another dtype, sides that are no multiples, a sigma that is negative or not
+        finite.
     """
     if photo.ndim != 3 or photo.dtype != np.uint8:
         raise ValueError(f"photo must be (H, W, C) uint8, got {photo.shape} {photo.dtype}")
@@ -57,7 +60,7 @@ def degrade(photo: np.ndarray, factor: int, *, sigma: float = SIGMAS["blur"]) ->
 
 @functools.lru_cache(maxsize=64)
 def _shrinking(length: int, factor: int, sigma: float) -> np.ndarray:
-    """What `degrade` does along one axis, as a matrix `(length / factor, length)`."""
+    """`degrade` along one axis, as a matrix `(length / factor, length)`."""
     matrix = bicubic_matrix(length, length // factor)
     if sigma:
         matrix = matrix @ blur_matrix(length, sigma)

@@ -1,8 +1,8 @@
 """Photos to train on: found in folders, lists and shards, then cropped and batched by Grain.
 
 Which photo an example shows, and its crop and flip, follow from the seed and the example's running
-number alone.  So a run can be cut anywhere and go on as if it had not been, and any number of
-processes and threads makes the same batches.
+number alone.  So a run can be interrupted anywhere and resumed, and any number of processes and
+threads makes the same batches.
 """
 
 import collections
@@ -28,8 +28,8 @@ LIST_SUFFIX = ".txt"
 _SUFFIXES = (*storage.PICTURE_SUFFIXES, *SHARD_SUFFIXES)
 
 # Johnson et al. 2016 squeeze every photo into the square that the network is trained on.  A crop
-# keeps the aspect; an eighth more than the crop gives it room to differ from epoch to epoch, while
-# most of the photo stays in sight.
+# keeps the aspect; an eighth more than the crop lets it differ from epoch to epoch, and most of the
+# photo is still in it.
 SHORT_SIDE_PER_CROP = 1.125
 
 _log = logging.getLogger(__name__)
@@ -42,8 +42,8 @@ class Photos:
 
     Args:
       count: how many there are.
-      content: gives what is in the file of a photo.
-      name: gives what to call it.
+      content: gives the bytes of the file of a photo.
+      name: gives the name of a photo.
     """
 
     def __init__(
@@ -59,18 +59,18 @@ class Photos:
         return self._count
 
     def __getitem__(self, index: int) -> bytes:
-        """What is in the file of a photo: a JPEG, PNG..."""
+        """The bytes of a photo's file: a JPEG, PNG..."""
         if not 0 <= index < self._count:
             raise IndexError(index)
         return self._content(index)
 
     def name(self, index: int) -> str:
-        """What a photo is called: its path, or its place in a shard."""
+        """The name of a photo: its path, or its place in a shard."""
         return self._name(index)
 
     @property
     def skipped(self) -> dict[str, str]:
-        """What was wrong with each photo that `read_or_next` has replaced so far, by name."""
+        """Why `read_or_next` has replaced photos so far, by their names."""
         return {self._name(index): reason for index, reason in sorted(self._skipped.items())}
 
     def read(self, index: int, *, short_side: int, **options: Any) -> np.ndarray:
@@ -92,8 +92,8 @@ class Photos:
     def read_or_next(self, index: int, *, short_side: int, **options: Any) -> np.ndarray:
         """The pixels of a photo, or of the next that can be used, around the end.
 
-        So a bad photo does not end days of training, and which one takes its place does not depend
-        on the time.  A warning is logged once for each.
+        A bad photo does not end days of training, and the same photo takes its place each time.  A
+        warning is logged once for each.
 
         Raises:
           FileError: none can be used.
@@ -120,10 +120,9 @@ def source(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> P
 
     Args:
       data: a folder, searched with its subfolders but not those whose name begins with a dot; a
-        .txt file with a path on each line, from its own folder, where blank lines and lines that
-        begin with # are skipped; ArrayRecord shards as `--mode=prepare_data` makes them: one, or
-        their folder; a pattern (`photos/*.jpg`); or a sequence of such.  Paths may begin with
-        `gs://`.
+        .txt file with a path on each line, relative to its own folder, where blank lines and lines
+        that begin with # are skipped; a file of ArrayRecord shards, or their folder; a pattern
+        (`photos/*.jpg`); or a sequence of such.  Paths may begin with `gs://`.
 
     Returns:
       The photos, sorted by path within a folder, else in the order given.
@@ -162,9 +161,9 @@ def batches(
     A photo's short side is resized, a random square of it is cut out, and mirrored with a
     probability of one half.
 
-    With P processes of batch size B, the examples of batch b of process p are those numbered from
-    (b P + p) B: batch b of all processes, one after the other, is batch b of one process with a
-    batch size of P B.
+    With P processes of batch size B, the examples of batch b of process p are numbered from
+    (b P + p) B: the batches b of all processes together are batch b of one process with a batch
+    size of P B.
 
     Args:
       source: the photos.
@@ -178,19 +177,19 @@ def batches(
         running number.
       process_index: which of the processes this is.
       process_count: how many processes train together.
-      num_threads: threads that decode, each a batch at a time; 0 to decode when asked.
-      prefetch: batches to make before they are asked for; 0 to decode when asked.
+      num_threads: threads that decode, each a batch at a time; 0 to decode in `next`.
+      prefetch: batches to make ahead; 0 to decode in `next`.
 
     Returns:
       A Grain dataset of `{"photos": (batch_size, crop, crop, 3) uint8, "index": (batch_size,)
       int64}` and the entries of `transform`.  `index` is the running number of an example, over
       all epochs and processes.  Its iterator has `get_state` and `set_state`: the state is the
-      number of batches that were taken, and so the same in all processes.
+      number of batches so far, and so the same in all processes.
 
     Raises:
       ValueError: a number is out of its range.
     """
-    # Only here: importing Grain takes half a second, which every start of the program would pay.
+    # Imported only here, since it is slow.
     import grain
 
     if min(batch_size, crop) < 1:
@@ -210,8 +209,8 @@ def batches(
         entries = {"photos": photo, "index": np.asarray(number, np.int64)}
         return entries | transform(photo, number) if transform else entries
 
-    # Batches are made before they are dealt to processes, and example is told the number that an
-    # element has in the endless run: neither the epoch nor the process enters.
+    # Batches are made before processes take their shares, and `example` gets the number of an
+    # element in the endless sequence: neither the epoch nor the process enters.
     dataset = (
         grain.MapDataset.range(len(source))
         .shuffle(seed)
@@ -227,7 +226,7 @@ def batches(
 def _cropped(
     photo: np.ndarray, size: int, random: np.random.Generator, *, flip: bool
 ) -> np.ndarray:
-    """A random (size, size, 3) square of a photo, if `flip` mirrored half of the time."""
+    """A random (size, size, 3) square of a photo; with `flip`, mirrored half of the time."""
     height, width = photo.shape[:2]
     top = random.integers(height - size, endpoint=True)
     left = random.integers(width - size, endpoint=True)
@@ -278,7 +277,7 @@ def _is_shard(path: "epath.Path") -> bool:
 
 
 def _check_all_shards(paths: Sequence["epath.Path"]) -> None:
-    """A folder that was copied only in part should not pass for the whole."""
+    """Raises if a folder of shards was copied only in part."""
     totals = [
         (path.parent, int(match[1]))
         for path in paths
@@ -287,8 +286,7 @@ def _check_all_shards(paths: Sequence["epath.Path"]) -> None:
     for (folder, total), count in collections.Counter(totals).items():
         if count != total:
             raise FileError(
-                f"{folder} holds {count} of {total} shards: copy all of them, or make them again "
-                "with --mode=prepare_data"
+                f"{folder} holds {count} of {total} shards: copy all of them, or make them again"
             )
 
 

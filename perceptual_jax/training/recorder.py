@@ -1,26 +1,38 @@
-"""A run folder: what was asked, what was measured, and the pictures on the way."""
+"""A run folder: the settings of a run, what was measured, and its pictures."""
 
 import json
+import logging
 import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from perceptual_jax.io import storage
 from perceptual_jax.io.storage import FileError
+
+_log = logging.getLogger(__name__)
 
 
 class RunFolder:
     """`config.json`, `metrics.jsonl`, `terms.png` and `previews/` in one folder.
 
-    A folder that holds a run already is begun anew, since its metrics would belong to other
-    settings, unless the same run goes on from `resume_step`: then what was measured up to there
-    stays, and what was after it is dropped.
+    A folder that holds a run already is begun anew, since its metrics belong to other settings,
+    unless the same run goes on from `resume_step`: then the metrics up to that step stay.
 
-    A folder in a bucket (`gs://...`), where files can be replaced but not added to, is kept on the
-    local disk, and put there by `publish`.
+    A folder in a bucket (`gs://...`), where files can be replaced but not appended to, is kept on
+    the local disk, and copied there by `publish`.
+
+    Args:
+      folder: made if it is not there.
+      config: written to `config.json`.
+      plot: whether the terms are drawn when the folder is closed.
+      resume_step: the step from which a run goes on.
+      tensorboard: whether events are written for TensorBoard, too.
+
+    Raises:
+      FileError: the folder cannot be written.
     """
 
     def __init__(
@@ -45,23 +57,28 @@ class RunFolder:
             text = json.dumps(config, indent=2, default=str)
             (self.folder / "config.json").write_text(text + "\n", encoding="utf-8")
             metrics = self.folder / "metrics.jsonl"
-            before = _metrics_until(metrics, resume_step)
-            # Replaced as a whole: a run can be killed while it begins.
+            self._history = _metrics_until(metrics, resume_step)
+            # Replaced as a whole, since a run can be killed while it begins.
             unfinished = metrics.with_suffix(".tmp")
-            lines = "".join(json.dumps(line) + "\n" for line in before)
+            lines = "".join(json.dumps(line) + "\n" for line in self._history)
             unfinished.write_text(lines, encoding="utf-8")
             unfinished.replace(metrics)
             self._metrics: IO[str] = metrics.open("a", encoding="utf-8")
             if tensorboard:
-                # Only where it is wanted: importing it costs a start of the program 0.3 s.
+                # Only where it is wanted: it is slow to import.
                 from tensorboardX import SummaryWriter
 
                 self._events = SummaryWriter(
                     str(self.folder / "tensorboard"), purge_step=resume_step or None
                 )
         except OSError as error:
-            raise FileError(f"cannot write to --workdir={folder}: {error.strerror}") from error
-        self._history: list[dict[str, Any]] = before
+            raise FileError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def record(self, metrics: Sequence[Mapping[str, Any]]) -> None:
         """Adds lines to `metrics.jsonl`, each with the time of day; flushed, so none is lost."""
@@ -90,12 +107,15 @@ class RunFolder:
         return self.folder / "previews" / f"{step:06d}.png"
 
     def close(self) -> None:
-        """Draws the terms over the iterations, and closes the metrics."""
+        """Closes the metrics, and draws the terms over the iterations."""
         self._metrics.close()
         if self._events:
             self._events.close()
         if self._plot and len(self._history) > 1:
-            _plot(self._history, self.folder / "terms.png")
+            try:
+                _plot(self._history, self.folder / "terms.png")
+            except Exception as error:  # Nothing may be lost for a drawing.
+                _log.warning("the terms cannot be drawn: %s", error)
         self.publish()
         if self._local:
             self._local.cleanup()
@@ -114,7 +134,7 @@ def strict(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _metrics_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """The lines of a run that goes on; a last one that was cut off is left out."""
+    """The lines up to a step of a run that goes on, without a last one that was cut off."""
     if not step or not path.exists():
         return []
     found = []
@@ -129,8 +149,8 @@ def _metrics_until(path: Path, step: int) -> list[dict[str, Any]]:
 
 
 def _plot(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    # Only here, and not through pyplot: importing it costs half a second, which every start of the
-    # program would pay, and pyplot keeps figures and looks for a screen.
+    # Imported only here, since it is slow, and not through pyplot, which keeps figures and looks
+    # for a screen.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")

@@ -1,8 +1,8 @@
-"""Optimise the weights of a network: one jitted optax step, one loop, for every task.
+"""Train the weights of a network: configuration, state, one jitted step and the loop, for any task.
 
-The step is data-parallel over all devices of all processes: the batch is shard_batch over them, the
-weights are on each.  What a run needs to go on exactly as if it had never stopped is its `TrainState`
-and the position of its input.
+A step is data-parallel over all devices of all processes: every device holds the weights, and
+computes its share of the batch.  A run that goes on from a saved `TrainState`, with the position of
+its input at that step, ends with the same bits as one that was never interrupted.
 """
 
 import dataclasses
@@ -22,81 +22,122 @@ from optax.contrib import MuonDimensionNumbers, muon
 from perceptual_jax.models.networks import is_inner_kernel, is_style_parameter
 from perceptual_jax.training.train_losses import Loss
 
-# Steps in a row whose gradient is not finite, after which a run is given up.
+# A run ends after this many steps in a row that were not finite.
 PATIENCE = 20
 
-MEANS = ("log", "linear")
-OPTIMIZERS = ("adam", "muon")
+LOSS_MEANS = ("log", "linear")
 SCHEDULES = ("cosine", "constant")
+
+# By optimizer: Adam's is that of Johnson et al. 2016, Muon's was found by experiment.
+LEARNING_RATES = {"adam": 1e-3, "muon": 2e-3}
+OPTIMIZERS = tuple(LEARNING_RATES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How weights are moved.
+    """How weights are optimised; the metadata of a field says what it means.
 
     Attributes:
-      steps: updates in all.
-      optimizer: `"adam"`, as in the paper; or `"muon"` (Jordan et al. 2024), by which the step of a
-        kernel, as a matrix, is made orthogonal, so that it moves as far in every direction. The
-        output layer, biases and normalisation are left to Adam there too.
-      learning_rate: Adam's (Johnson et al. 2016: 1e-3), and the root mean square of Muon's step;
-        for `"cosine"` that after the warm-up.
-      schedule: `"cosine"` falls to 0 over the steps; `"constant"`, as in the paper.
-      warmup_steps: over which the learning rate rises from 0.
-      mean: what is minimised: the mean over photos of their loss, `"linear"`, as in the paper; or
-        of its logarithm, `"log"`. The size of a photo's gradient varies tenfold, and the few
-        largest ones then decide the step.
-      ema_decay: of the exponential ema of the weights, which is the result; 0 for none.
-        Early on it is shorter, `(1 + step) / (10 + step)` at most.
-      accumulate: parts into which a batch is cut, to be computed one after the other.
-      styles_only: whether only the parameters of styles are trained, and the rest stays.
+      styles_only: whether only the parameters of styles are trained, and all others stay.
+
+    Raises:
+      ValueError: a value is out of its range.
     """
 
-    steps: int
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    schedule: str = "cosine"
-    warmup_steps: int = 0
-    mean: str = "log"
-    ema_decay: float = 0.999
-    accumulate: int = 1
+    steps: int = dataclasses.field(metadata={"help": "Updates in all.", "least": 1})
+    optimizer: str = dataclasses.field(
+        default="adam",
+        metadata={
+            "help": "adam, as in the paper; or muon (Jordan et al. 2024), which makes the step of "
+            "a kernel, as a matrix, orthogonal. It learns a style in fewer steps, and magnifies "
+            "rounding. The output layer, biases and normalisation stay with Adam.",
+            "choices": OPTIMIZERS,
+        },
+    )
+    learning_rate: float | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "Size of a step: Adam's, or the root mean square of Muon's; none is "
+            f"{LEARNING_RATES['adam']} for adam, as in the paper, and {LEARNING_RATES['muon']} for "
+            "muon.",
+        },
+    )
+    schedule: str = dataclasses.field(
+        default="cosine",
+        metadata={
+            "help": "How the learning rate goes on: cosine falls to 0 at the last step; constant, "
+            "as in the paper.",
+            "choices": SCHEDULES,
+        },
+    )
+    warmup_steps: int = dataclasses.field(
+        default=0,
+        metadata={"help": "Steps over which the learning rate rises from 0.", "least": 0},
+    )
+    loss_mean: str = dataclasses.field(
+        default="log",
+        metadata={
+            "help": "Minimise the mean of the photos' losses (linear, as in the paper) or of their "
+            "logarithms (log): gradients of photos differ tenfold in size, and the largest decide "
+            "the steps of the linear mean.",
+            "choices": LOSS_MEANS,
+        },
+    )
+    ema_decay: float = dataclasses.field(
+        default=0.999,
+        metadata={
+            "help": "Decay of the exponential moving average of the weights, which is the result; "
+            "0 for none. At first it is smaller: (1 + step) / (10 + step) at most.",
+        },
+    )
+    accumulate: int = dataclasses.field(
+        default=1,
+        metadata={"help": "Parts of a batch, computed one after the other.", "least": 1},
+    )
     styles_only: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.accumulate < 1 or self.warmup_steps < 0:
-            raise ValueError(
-                "steps and accumulate must be at least 1, and warmup_steps at least 0, got "
-                f"{self.steps}, {self.accumulate} and {self.warmup_steps}"
-            )
-        if not 0 < self.learning_rate < math.inf:
+        for field in dataclasses.fields(self):
+            value, limits = getattr(self, field.name), field.metadata
+            if "choices" in limits and value not in limits["choices"]:
+                choices = ", ".join(limits["choices"])
+                raise ValueError(f"{field.name} must be one of {choices}, got {value!r}")
+            if "least" in limits and value < limits["least"]:
+                raise ValueError(f"{field.name} must be at least {limits['least']}, got {value}")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
-        if self.mean not in MEANS:
-            raise ValueError(f"mean must be one of {MEANS}, got {self.mean!r}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {SCHEDULES}, got {self.schedule!r}")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {OPTIMIZERS}, got {self.optimizer!r}")
 
     def transformation(self) -> optax.GradientTransformation:
-        """What optax makes of it."""
-        rate: Any = optax.constant_schedule(self.learning_rate)
+        """The optimizer, which keeps no moments of parameters that are not trained."""
+        peak = self.learning_rate or LEARNING_RATES[self.optimizer]
+        rate: Any = optax.constant_schedule(peak)
         if self.schedule == "cosine":
-            rate = optax.cosine_decay_schedule(self.learning_rate, self.steps)
+            rate = optax.cosine_decay_schedule(peak, self.steps)
         if self.warmup_steps:
             rise, full = optax.linear_schedule(0.0, 1.0, self.warmup_steps), rate
             rate = lambda step: rise(step) * full(step)  # noqa: E731
         if self.optimizer == "adam":
-            return optax.adam(rate)
-        return muon(rate, consistent_rms=1.0, muon_weight_dimension_numbers=_matrices)
+            optimizer = optax.adam(rate)
+        else:
+            optimizer = muon(rate, consistent_rms=1.0, muon_weight_dimension_numbers=_matrices)
+        if not self.styles_only:
+            return optimizer
+        return optax.partition({"train": optimizer, "freeze": optax.set_to_zero()}, _style_labels)
 
 
 def _matrices(params: Any) -> Any:
-    """Which parameters Muon moves, and how they are matrices: what goes in, by what comes out."""
+    """Which parameters Muon moves, and how they are matrices: inputs by output channels."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: MuonDimensionNumbers((0, 1, 2), 3) if is_inner_kernel(path) else None,
         params,
+    )
+
+
+def _style_labels(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "train" if is_style_parameter(path) else "freeze", params
     )
 
 
@@ -104,11 +145,11 @@ class TrainState(NamedTuple):
     """Everything that a step changes.
 
     Attributes:
-      step: updates made or skipped.
+      step: steps done, those that were skipped included.
       variables: of the network: `{"params": ..., "batch_stats": ...}`, float32.
       optimizer: optax's state.
-      ema: the exponential ema of `variables`.
-      skipped: steps whose gradient was not finite, in all.
+      ema: the exponential moving average of `variables`.
+      skipped: steps that were not finite, in all.
       failing: the same, in a row until now.
     """
 
@@ -121,20 +162,20 @@ class TrainState(NamedTuple):
 
 
 class NonFiniteError(ArithmeticError):
-    """The loss was infinite or NaN for `PATIENCE` steps in a row; the message names the term."""
+    """`PATIENCE` steps in a row were not finite; the message names the term of the loss."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `train` tells every now and then.
+    """What `train` measures between two reports.
 
     Attributes:
       step: steps done, in all.
-      total: mean loss of the photos since the last report, weighted terms' sum.
+      total: mean loss of the photos since the last report, the sum of the weighted terms.
       terms: the same of each weighted term.
       photos_per_second: since the last report.
       skipped: steps skipped, in all.
-      state: to be copied before the next report, whose step donates it.
+      state: the next step donates it: copy it before the next report.
     """
 
     step: int
@@ -151,33 +192,13 @@ def data_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
 
-def start(variables: Any, config: TrainConfig, mesh: Mesh) -> TrainState:
-    """The state before the first step, on every device; `variables` are copied."""
-
-    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
-    def initial(variables: Any) -> TrainState:
-        # Twice the same array could not be donated.
-        copied = jax.tree.map(jnp.array, variables)
-        zero = jnp.zeros((), jnp.int32)
-        return TrainState(
-            step=zero,
-            variables=variables,
-            optimizer=config.transformation().init(variables["params"]),
-            ema=copied,
-            skipped=zero,
-            failing=zero,
-        )
-
-    return initial(variables)
-
-
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Constants on every device, where each step finds them."""
+    """A copy of a tree of arrays on every device."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's part of a batch, as its share of the whole batch over all devices."""
+    """The batch of all processes, cut into shards, of which this process gives its own."""
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return {
         name: jax.make_array_from_process_local_data(
@@ -187,68 +208,98 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     }
 
 
+def start(variables: Any, config: TrainConfig, mesh: Mesh) -> TrainState:
+    """The state before the first step, on every device; `variables` are copied."""
+
+    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    def initial(variables: Any) -> TrainState:
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(
+            step=zero,
+            variables=variables,
+            optimizer=config.transformation().init(variables["params"]),
+            # A copy: the same array cannot be donated twice.
+            ema=jax.tree.map(jnp.array, variables),
+            skipped=zero,
+            failing=zero,
+        )
+
+    return initial(variables)
+
+
 def make_step(
     loss: Loss, config: TrainConfig
 ) -> Callable[[TrainState, Mapping[str, jax.Array], Any], tuple[TrainState, dict[str, Any]]]:
     """The jitted update: `(state, batch, constants) -> (state, metrics)`; the state is donated.
 
-    A step whose loss or gradient is not finite changes nothing but the counts.  `metrics` has
-    `total` and `terms`, means over the batch.
+    `metrics` has `total` and `terms`, means over the batch.  A step is skipped, and changes nothing
+    but the counts, if its loss or the norm of its gradient is not finite.
     """
     optimizer = config.transformation()
 
     def mean_loss(params: Any, others: Any, batch: Any, constants: Any) -> Any:
         totals, terms, updated = loss({"params": params, **others}, batch, constants)
-        mean = jnp.mean(jnp.log(totals) if config.mean == "log" else totals)
+        mean = jnp.mean(jnp.log(totals) if config.loss_mean == "log" else totals)
         metrics = {"total": jnp.mean(totals), "terms": jax.tree.map(jnp.mean, terms)}
         return mean, ({**others, **updated}, metrics)
 
-    gradient_of = jax.value_and_grad(mean_loss, has_aux=True)
+    value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
 
-    def gradient_and_metrics(params: Any, others: Any, batch: Any, constants: Any) -> Any:
-        if config.accumulate == 1:
-            (value, (others, metrics)), gradient = gradient_of(params, others, batch, constants)
-            return value, others, metrics, gradient
+    def accumulated(params: Any, others: Any, batch: Any, constants: Any) -> Any:
+        """What `value_and_grad` gives for a batch, computed part by part."""
 
-        def part(others: Any, batch: Any) -> Any:
-            (value, (others, metrics)), gradient = gradient_of(params, others, batch, constants)
+        def one_part(others: Any, batch: Any) -> Any:
+            (value, (others, metrics)), gradient = value_and_grad(params, others, batch, constants)
             return others, (value, metrics, gradient)
 
-        def cut(array: jax.Array) -> jax.Array:
-            # Part i has every i-th photo, so that each device keeps its own.
+        def split(array: jax.Array) -> jax.Array:
+            # Part i has every i-th photo, so that no photo moves to another device.
             return array.reshape(-1, config.accumulate, *array.shape[1:]).swapaxes(0, 1)
 
-        others, parts = jax.lax.scan(part, others, jax.tree.map(cut, batch))
+        others, parts = jax.lax.scan(one_part, others, jax.tree.map(split, batch))
         value, metrics, gradient = jax.tree.map(lambda x: jnp.mean(x, axis=0), parts)
-        return value, others, metrics, gradient
+        return (value, (others, metrics)), gradient
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: Any, constants: Any) -> tuple[TrainState, dict[str, Any]]:
+        # The gradient; running statistics move along with the loss.
         others = {name: tree for name, tree in state.variables.items() if name != "params"}
         params = state.variables["params"]
-        value, others, metrics, gradient = gradient_and_metrics(params, others, batch, constants)
-        if config.styles_only:
-            gradient = jax.tree_util.tree_map_with_path(
-                lambda path, leaf: leaf if is_style_parameter(path) else jnp.zeros_like(leaf),
-                gradient,
-            )
-        finite = jnp.isfinite(value)
-        for leaf in jax.tree.leaves(gradient):
-            finite &= jnp.all(jnp.isfinite(leaf))
-        updates, moved_optimizer = optimizer.update(gradient, state.optimizer, params)
-        moved = {"params": optax.apply_updates(params, updates), **others}
-        decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        averaged = jax.tree.map(lambda old, new: new + decay * (old - new), state.ema, moved)
+        gradient_of = value_and_grad if config.accumulate == 1 else accumulated
+        (value, (others, metrics)), gradient = gradient_of(params, others, batch, constants)
 
-        def keep(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+        # The update.  Optax adds integers to floats, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer, params)
+        variables = {"params": optax.apply_updates(params, updates), **others}
 
+        # The moving average, in the form that leaves weights which do not move as they are, to the
+        # bit; that of optax.incremental_update rounds.
+        done = state.step.astype(jnp.float32)
+        decay = jnp.minimum(config.ema_decay, (1.0 + done) / (10.0 + done))
+        ema = optax.tree.add_scale(variables, decay, optax.tree.sub(state.ema, variables))
+
+        # Skipped unless finite; the norm also shows a gradient that Adam could not square.
+        # optax.apply_if_finite knows of gradients alone: running statistics and the average would
+        # still change, and after some steps it lets NaN through.
+        trained = [
+            leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)
+            if not config.styles_only or is_style_parameter(path)
+        ]
+        finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(trained))
+        moved = optax.tree.where(
+            finite,
+            (variables, optimizer_state, ema),
+            (state.variables, state.optimizer, state.ema),
+        )
+        variables, optimizer_state, ema = moved
         return TrainState(
             step=state.step + 1,
-            variables=keep(moved, state.variables),
-            optimizer=keep(moved_optimizer, state.optimizer),
-            ema=keep(averaged, state.ema),
-            skipped=state.skipped + ~finite,
+            variables=variables,
+            optimizer=optimizer_state,
+            ema=ema,
+            skipped=jnp.where(finite, state.skipped, state.skipped + 1),
             failing=jnp.where(finite, 0, state.failing + 1),
         ), metrics
 
@@ -269,7 +320,7 @@ def train(
     """Trains from `state` on, to `config.steps`, and reports now and then.
 
     Args:
-      loss: what is minimised; see `perceptual_jax.tasks`.
+      loss: what is minimised, see `perceptual_jax.training.train_losses`.
       config: how.
       state: donated.
       batches: this process's part of each batch, without end.
@@ -281,22 +332,24 @@ def train(
     Raises:
       NonFiniteError: `PATIENCE` steps in a row were not finite, after the report of the last one.
     """
-    step_of = make_step(loss, config)
+    update = make_step(loss, config)
     done = int(state.step)
     began, photos = time.perf_counter(), 0
     pending: list[dict[str, Any]] = []
     while done < config.steps:
         batch = shard_batch(next(batches), mesh)
-        state, metrics = step_of(state, batch, constants)
+        state, metrics = update(state, batch, constants)
         done += 1
         photos += len(next(iter(batch.values())))
         if pending:
-            # One step ahead of the device, and no more: each holds a batch.
+            # The host runs one step ahead of the device and no more: each step holds a batch.
             jax.block_until_ready(pending[-1])
         pending.append(metrics)
         seconds = time.perf_counter() - began
         if seconds < seconds_per_report and done < config.steps and not report_at(done):
             continue
+
+        # Only here are numbers fetched from the device.
         mean = jax.tree.map(lambda *values: float(np.mean(values)), *jax.device_get(pending))
         yield Report(
             step=done,
@@ -307,14 +360,14 @@ def train(
             state=state,
         )
         if int(state.failing) >= PATIENCE:
-            raise NonFiniteError(_what_broke(jax.device_get(pending[-1]), done))
+            raise NonFiniteError(_non_finite(jax.device_get(pending[-1]), done))
         began, photos, pending = time.perf_counter(), 0, []
 
 
-def _what_broke(metrics: Mapping[str, Any], step: int) -> str:
-    terms = [name for name, value in metrics["terms"].items() if not np.isfinite(value)]
-    what = f"the term {', '.join(terms)}" if terms else "the gradient"
+def _non_finite(metrics: Mapping[str, Any], step: int) -> str:
+    names = [name for name, value in metrics["terms"].items() if not np.isfinite(value)]
+    culprit = f"the term {', '.join(names)}" if names else "the gradient"
     return (
-        f"{what} was not finite for {PATIENCE} steps in a row, up to step {step}: lower "
-        "--learning_rate or the weights, and begin anew in another --workdir"
+        f"{culprit} was not finite for {PATIENCE} steps in a row, up to step {step}: lower the "
+        "learning rate or the weights"
     )

@@ -1,8 +1,8 @@
 """What networks are trained for: the loss of a batch of photos, as a pure function.
 
-A `Loss` takes the network's variables, a batch and constants (arrays that stay the same all
-through training), and gives one value per photo, the weighted terms that it is the sum of, and the
-running statistics as they are afterwards.
+A `Loss` takes the network's variables, a batch, and constants: arrays that never change during
+training.  It gives one value per photo, the weighted terms whose sum that value is, and the updated
+running statistics.
 """
 
 import functools
@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from perceptual_jax import losses, vgg
-from perceptual_jax import objective as objective_lib
 from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork
-from perceptual_jax.objective import Objective, Targets
+from perceptual_jax.objective import Objective, Targets, evaluate, targets
 
 Terms = dict[str, jax.Array]
 Loss = Callable[[Any, Mapping[str, jax.Array], Any], tuple[jax.Array, Terms, Any]]
@@ -35,12 +34,12 @@ def style_constants(
     Args:
       objective: which layers, in which formulation.
       params: VGG parameters.
-      paintings: each `(H, W, 3)` in [0, 1], of the size that its strokes are to have.
+      paintings: each `(H, W, 3)` in [0, 1]; larger ones give larger strokes.
 
     Returns:
       `{"vgg": ..., "grams": {layer: (styles, C, C)}}`.
     """
-    compute_targets = jax.jit(functools.partial(objective_lib.targets, objective))
+    compute_targets = jax.jit(functools.partial(targets, objective))
     grams = [compute_targets(params, styles=[painting]).style for painting in paintings]
     stacked = {
         layer: jnp.concatenate([gram[layer] for gram in grams]) for layer in objective.style_layers
@@ -52,17 +51,17 @@ def style_constants(
 def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int = 0) -> Loss:
     """Resemble the photo in content and a painting in style (Johnson et al. 2016, section 3.2).
 
-    The photos of a batch take the styles in turn, by their running number, so that each style sees
-    as many, and each photo meets all of them in time.
+    The running number of a photo chooses its style, one after the other, so that each style gets
+    as many photos, and each photo gets every style in time.
 
     Args:
       network: whose variables are trained.
       objective: layers, weights, formulation.
-      first_style: the styles before it are left out, for adding to a trained network.
+      first_style: the first style that photos get; those before it are not trained.
 
     Returns:
       A `Loss` of batches `{"photos": (B, H, W, 3) uint8, "index": (B,)}`, with the constants that
-      `style_constants` gives for the paintings of the styles that are not left out.
+      `style_constants` gives for the paintings from `first_style` on.
     """
 
     def loss(
@@ -70,16 +69,16 @@ def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int 
     ) -> tuple[jax.Array, Terms, Any]:
         photos = unit_range(batch["photos"])
         turns = batch["index"] % (network.styles - first_style)
-        weights = jax.nn.one_hot(first_style + turns, network.styles)
+        weights = jax.nn.one_hot(first_style + turns, network.styles, dtype=jnp.float32)
         outputs, updated = network.apply(
             variables, photos, weights, train=True, mutable=["batch_stats"]
         )
-        targets = Targets(
+        wanted = Targets(
             content=_content(objective, constants["vgg"], photos),
             style={layer: grams[turns][None] for layer, grams in constants["grams"].items()},
             regions={},
         )
-        totals, terms = objective_lib.evaluate(objective, constants["vgg"], outputs, targets)
+        totals, terms = evaluate(objective, constants["vgg"], outputs, wanted)
         return totals, terms, updated
 
     return loss
@@ -92,7 +91,7 @@ def superres_loss(
 
     Args:
       network: whose variables are trained.
-      objective: what features are compared; without content layers VGG is not computed.
+      objective: whose features are compared; without content layers VGG is not computed.
       pixel_weight: of the pixel loss `||y - y_hat||^2 / (C H W)`, pixels in 0..255.
 
     Returns:
@@ -107,14 +106,14 @@ def superres_loss(
         outputs, updated = network.apply(
             variables, unit_range(batch["low"]), train=True, mutable=["batch_stats"]
         )
-        total: jax.Array = jnp.zeros(len(photos))
+        total = jnp.zeros(len(photos), jnp.float32)
         terms: Terms = {}
         if objective.layers:
             shifts = _shifts(batch["index"])
-            seen, wanted = _shifted(outputs, shifts), _shifted(photos, shifts)
-            content = _content(objective, constants["vgg"], wanted)
-            targets = Targets(content=content, style={}, regions={})
-            total, terms = objective_lib.evaluate(objective, constants["vgg"], seen, targets)
+            outputs_seen, photos_seen = _shifted(outputs, shifts), _shifted(photos, shifts)
+            content = _content(objective, constants["vgg"], photos_seen)
+            wanted = Targets(content=content, style={}, regions={})
+            total, terms = evaluate(objective, constants["vgg"], outputs_seen, wanted)
         if pixel_weight:
             pixels = losses.feature_reconstruction(255.0 * outputs, 255.0 * photos)
             terms = {**terms, "pixel": pixel_weight * pixels}
@@ -125,10 +124,10 @@ def superres_loss(
 
 
 def _shifts(index: jax.Array) -> jax.Array:
-    """Rows and columns, 0 or 1, by which VGG looks at a picture, `(B, 2)`: all four in turn.
+    """Rows and columns, 0 or 1, that are cut off before VGG, `(B, 2)`: all four in turn.
 
-    VGG's pooling sees blocks of 2x2 pixels, and a network soon knows which of its pixels fall into
-    one: it then draws a grid that VGG does not see. Not in the paper.
+    VGG pools blocks of 2x2 pixels.  If these were always the same ones, the network would learn to
+    draw a grid that VGG cannot see.  Not in the paper.
     """
     return jnp.stack([index // 2 % 2, index % 2], axis=-1)
 

@@ -1,4 +1,4 @@
-"""A training run in its folder: shown, kept, stopped and gone on with, bit for bit.
+"""A training run in its folder: shown, kept, stopped and resumed, bit for bit.
 
 What is trained is one number, towards the numbers of its photos.
 """
@@ -8,7 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,14 +17,19 @@ import pytest
 from perceptual_jax import training
 from perceptual_jax.cli import training_run
 from perceptual_jax.cli.errors import UserError
-from perceptual_jax.cli.training_run import Options, Result
+from perceptual_jax.cli.training_flags import RunOptions
+from perceptual_jax.io import resources
+from perceptual_jax.pretrained.networks import TrainedNetwork
+from perceptual_jax.training import recorder
+from perceptual_jax.training import step as training_step
+from perceptual_jax.training.checkpoints import Checkpoints
 from perceptual_jax.training.step import TrainConfig
 from tests.signals import stop_after
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly", "training_steps")
 
 STEPS = 12
-RECIPE = TrainConfig(steps=STEPS, learning_rate=0.1)
+CONFIG = TrainConfig(steps=STEPS, learning_rate=0.1)
 SETTINGS = {"style": ["wave"], "steps": STEPS, "data": None}
 
 
@@ -51,23 +56,44 @@ def loss(variables: Any, batch: Any, constants: Any) -> Any:
     return sum(terms.values()), terms, {}
 
 
-def run(folder: Path, *, constant: float = 1.0, previews: Any = None, **options: Any) -> Result:
+class Result(NamedTuple):
+    x: np.ndarray
+    step: int
+    exit_code: int
+
+
+def run(
+    folder: Path,
+    *,
+    constant: float = 1.0,
+    previews: Any = None,
+    written: list[Any] | None = None,
+    **options: Any,
+) -> Result:
     options = {"checkpoint_every": 5, "preview_every": 0, "plot": False, **options}
+    written = [] if written is None else written
 
     def preview(variables: Any, path: Path) -> None:
-        assert previews is not None
         previews.append((path.relative_to(folder), variables))
 
-    return training_run.run(
-        loss,
-        RECIPE,
-        variables={"params": {"x": np.array([3.0, -2.0], np.float32)}},
-        batches=Batches(),
+    def write(variables: Any, step: int) -> None:
+        written.extend([variables, step])
+
+    task = training_run.Task(
+        network=TrainedNetwork(
+            network=None,
+            variables={"params": {"x": np.array([3.0, -2.0], np.float32)}},
+            styles=(),
+            settings={},
+        ),
+        loss=loss,
         constants=np.float32(constant),
-        settings=SETTINGS,
-        options=Options(workdir=str(folder), **options),
         preview=preview,
     )
+    run_options = RunOptions(workdir=str(folder), **options)
+    code = training_run.run(task, CONFIG, Batches(), SETTINGS, run_options, write)
+    variables, step = written
+    return Result(variables["params"]["x"], step, code)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
@@ -89,20 +115,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
 class TestRun:
     def test_gives_the_averaged_variables(self, whole: tuple[Path, Result]) -> None:
         state = training.start(
-            {"params": {"x": np.array([3.0, -2.0], np.float32)}}, RECIPE, training.data_mesh()
+            {"params": {"x": np.array([3.0, -2.0], np.float32)}}, CONFIG, training.data_mesh()
         )
         reports = training.train(
-            loss, RECIPE, state, Batches(), np.float32(1.0), training.data_mesh()
+            loss, CONFIG, state, Batches(), np.float32(1.0), training.data_mesh()
         )
         *_, last = reports
         result = whole[1]
-        np.testing.assert_array_equal(
-            result.variables["params"]["x"], last.state.ema["params"]["x"]
-        )
-        assert isinstance(result.variables["params"]["x"], np.ndarray)
-        assert (result.step, result.steps, result.exit_code) == (STEPS, STEPS, 0)
+        np.testing.assert_array_equal(result.x, last.state.ema["params"]["x"])
+        assert isinstance(result.x, np.ndarray)
+        assert (result.step, result.exit_code) == (STEPS, 0)
 
-    def test_keeps_what_was_asked_and_measured(self, whole: tuple[Path, Result]) -> None:
+    def test_keeps_the_settings_and_what_was_measured(self, whole: tuple[Path, Result]) -> None:
         folder, _ = whole
         assert json.loads((folder / "config.json").read_text()) == SETTINGS
         lines = metrics(folder)
@@ -115,7 +139,7 @@ class TestRun:
             assert line["photos_per_second"] > 0
         assert list((folder / "tensorboard").iterdir())
 
-    def test_keeps_checkpoints_at_the_steps_asked_for_and_the_last(
+    def test_keeps_checkpoints_at_every_so_many_steps_and_the_last(
         self, whole: tuple[Path, Result]
     ) -> None:
         assert kept(whole[0]) == [5, 10, 12]
@@ -124,7 +148,7 @@ class TestRun:
         run(tmp_path, checkpoint_every=0)
         assert kept(tmp_path) == [STEPS]
 
-    def test_shows_the_average_at_the_steps_asked_for(
+    def test_shows_the_average_at_every_so_many_steps(
         self, tmp_path: Path, whole: tuple[Path, Result]
     ) -> None:
         previews: list[Any] = []
@@ -132,15 +156,18 @@ class TestRun:
         assert [path for path, _ in previews] == [
             Path("previews", f"{step:06d}.png") for step in (4, 8, 12)
         ]
-        np.testing.assert_array_equal(
-            previews[-1][1]["params"]["x"], result.variables["params"]["x"]
-        )
+        np.testing.assert_array_equal(previews[-1][1]["params"]["x"], result.x)
         # Reports at other steps change nothing.
-        np.testing.assert_array_equal(
-            result.variables["params"]["x"], whole[1].variables["params"]["x"]
-        )
+        np.testing.assert_array_equal(result.x, whole[1].x)
 
-    def test_tells_the_terms_by_kind(
+    def test_a_preview_that_fails_ends_nothing(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, whole: tuple[Path, Result]
+    ) -> None:
+        result = run(tmp_path, previews=None, preview_every=12)
+        assert result.x.tobytes() == whole[1].x.tobytes()
+        assert caplog.messages[-1].startswith(f"no preview {tmp_path / 'previews' / '000012.png'}:")
+
+    def test_shows_the_terms_by_kind(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         run(tmp_path)
@@ -151,14 +178,22 @@ class TestRun:
         assert f"content {content:.3g}  style 1" in shown
         assert "skipped" not in shown
 
-    def test_draws_the_terms_if_asked(self, tmp_path: Path) -> None:
-        run(tmp_path, plot=True)
-        assert (tmp_path / "terms.png").exists()
+    def test_draws_the_terms_after_the_result_was_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(recorder, "_plot", interrupted)
+        written: list[Any] = []
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, plot=True, written=written)
+        assert written[1] == STEPS
 
 
 class TestResume:
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-    def test_a_run_that_was_asked_to_stop_goes_on_as_if_it_had_not(
+    def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(
         self,
         tmp_path: Path,
         whole: tuple[Path, Result],
@@ -173,8 +208,7 @@ class TestResume:
         assert kept(tmp_path) == [5]
         result = run(tmp_path)
         assert (result.step, result.exit_code) == (STEPS, 0)
-        found, expected = (x.variables["params"]["x"] for x in (result, whole[1]))
-        assert found.tobytes() == expected.tobytes()
+        assert result.x.tobytes() == whole[1].x.tobytes()
 
     def test_saves_where_it_was_stopped(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -193,9 +227,7 @@ class TestResume:
         for step in (10, 12):
             shutil.rmtree(tmp_path / "checkpoints" / str(step))
         before = [line for line in metrics(tmp_path) if line["step"] <= 5]
-        assert run(tmp_path).variables["params"]["x"].tobytes() == (
-            whole[1].variables["params"]["x"].tobytes()
-        )
+        assert run(tmp_path).x.tobytes() == whole[1].x.tobytes()
         lines = metrics(tmp_path)
         assert lines[: len(before)] == before
         steps = [line["step"] for line in lines]
@@ -207,35 +239,78 @@ class TestResume:
         before = metrics(tmp_path)
         again = run(tmp_path)
         assert (again.step, again.exit_code) == (STEPS, 0)
-        np.testing.assert_array_equal(
-            again.variables["params"]["x"], first.variables["params"]["x"]
-        )
+        np.testing.assert_array_equal(again.x, first.x)
         assert metrics(tmp_path) == before
         assert kept(tmp_path) == [5, 10, 12]
+
+    def test_a_folder_of_an_older_run_whose_average_had_another_name(
+        self, tmp_path: Path, whole: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class OldState(NamedTuple):
+            step: Any
+            variables: Any
+            optimizer: Any
+            average: Any
+            skipped: Any
+            failing: Any
+
+        save = Checkpoints.save
+
+        def save_as_before(self: Checkpoints, step: int, state: Any, *rest: Any) -> None:
+            save(self, step, OldState(*state), *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "save", save_as_before)
+            stop_after(5, signal.SIGINT, patch)
+            assert run(tmp_path).step == 5
+        assert run(tmp_path).x.tobytes() == whole[1].x.tobytes()
 
 
 class TestNonFinite:
     def test_ends_the_run_and_keeps_what_was_good(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(training, "PATIENCE", 3)
-        with pytest.raises(training.NonFiniteError, match="the term style/a was not finite"):
+        monkeypatch.setattr(training_step, "PATIENCE", 3)
+        with pytest.raises(
+            UserError, match=r"the term style/a was not finite .*another --learning_rate and --work"
+        ):
             run(tmp_path, constant=np.nan, preview_every=1, previews=[])
         assert [line["skipped"] for line in metrics(tmp_path)] == [1, 2, 3]
 
 
-class TestCheckSettings:
-    def test_any_may_begin_a_run_and_nothing_is_made(self, tmp_path: Path) -> None:
-        training_run.check_settings(str(tmp_path / "new"), SETTINGS)
+class TestFolder:
+    def test_of_another_network_is_refused(self, whole: tuple[Path, Result]) -> None:
+        task = training_run.Task(
+            network=TrainedNetwork(
+                network=None,
+                variables={"params": {"x": np.zeros(3, np.float32)}},
+                styles=(),
+                settings={},
+            ),
+            loss=loss,
+            constants=np.float32(1.0),
+            preview=lambda *_: None,
+        )
+        options = RunOptions(workdir=str(whole[0]), plot=False)
+        with pytest.raises(UserError, match=r"^--workdir=.*: checkpoint 12 .* of another network"):
+            training_run.run(task, CONFIG, Batches(), SETTINGS, options, lambda *_: None)
+
+
+class TestCheckResumable:
+    def check(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        training_run.check_resumable(RunOptions(workdir=str(folder)), settings)
+
+    def test_any_settings_may_begin_a_run_and_nothing_is_made(self, tmp_path: Path) -> None:
+        self.check(tmp_path / "new", SETTINGS)
         assert not list(tmp_path.iterdir())
 
     def test_the_same_may_go_on(self, whole: tuple[Path, Result]) -> None:
-        training_run.check_settings(str(whole[0]), {**SETTINGS, "style": ("wave",)})
+        self.check(whole[0], {**SETTINGS, "style": ("wave",)})
 
-    def test_all_that_changed_are_told(self, whole: tuple[Path, Result]) -> None:
+    def test_all_that_changed_are_named(self, whole: tuple[Path, Result]) -> None:
         changed = {"style": ["wave", "the_kiss"], "steps": STEPS, "data": "photos"}
-        with pytest.raises((UserError, OSError)) as caught:
-            training_run.check_settings(str(whole[0]), changed)
+        with pytest.raises(UserError) as caught:
+            self.check(whole[0], changed)
         message = str(caught.value)
         assert f"the run in {whole[0]} was begun with other settings" in message
         assert "--style was wave, now wave,the_kiss" in message
@@ -243,4 +318,29 @@ class TestCheckSettings:
         assert "--steps" not in message
 
     def test_one_that_is_new_in_the_program_is_no_change(self, whole: tuple[Path, Result]) -> None:
-        training_run.check_settings(str(whole[0]), {**SETTINGS, "strength": 1.0})
+        self.check(whole[0], {**SETTINGS, "strength": 1.0})
+
+    def test_one_that_had_another_name_is_compared(self, tmp_path: Path) -> None:
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(1, {"x": jnp.zeros(1)}, {}, {"average_decay": 0.999})
+        self.check(tmp_path, {"ema_decay": 0.999})
+        with pytest.raises(UserError, match=r"--ema_decay was 0\.999, now 0\.9"):
+            self.check(tmp_path, {"ema_decay": 0.9})
+
+
+class TestPhotos:
+    def test_by_default_are_the_samples_with_a_line_that_says_so(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        found = training_run.find_photos(None)
+        samples = list((resources.folder("examples") / "sample_photos").glob("*.jpg"))
+        assert len(found) == len(samples) > 50
+        out = capsys.readouterr().out
+        assert out.startswith(f"Training on the {len(samples)} sample photos of examples/.")
+        assert "--data=FOLDER" in out
+        assert out.count("\n") == 1
+
+    def test_of_a_folder_print_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
+        folder = resources.folder("examples") / "content"
+        assert len(training_run.find_photos(str(folder))) == 4
+        assert capsys.readouterr().out == ""

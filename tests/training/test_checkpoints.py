@@ -154,7 +154,7 @@ def test_a_long_run_does_not_gather_threads(tmp_path: Path) -> None:
     assert counts[-1] == counts[1]
 
 
-def test_settings_are_told_without_the_state(tmp_path: Path) -> None:
+def test_settings_are_read_without_the_state(tmp_path: Path) -> None:
     save(tmp_path, 1, 2)
     shutil.rmtree(tmp_path / "checkpoints" / "2" / "state")
     with Checkpoints(tmp_path) as checkpoints:
@@ -176,7 +176,7 @@ def test_the_state_may_be_donated_at_once(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.state[name], leaf)
 
 
-def test_is_placed_as_asked_wherever_it_was(tmp_path: Path) -> None:
+def test_is_placed_by_the_abstract_state_wherever_it_was(tmp_path: Path) -> None:
     """Saved from one device, read to two; and what was read may be donated."""
     state = {"x": jnp.arange(1 << 10, dtype=jnp.float32), "step": jnp.int32(3)}
     mesh = Mesh(np.array(jax.devices()), ("data",))
@@ -299,7 +299,7 @@ def test_if_all_are_damaged_it_says_so_and_deletes_none(tmp_path: Path) -> None:
     save(tmp_path, 1, 2)
     for step in steps_on_disk(tmp_path):
         flip_a_bit(tmp_path / "checkpoints" / step)
-    with pytest.raises(FileError, match=r"no checkpoint in .* can be read .*: give another"):
+    with pytest.raises(FileError, match=r"no checkpoint in .* can be read .*: delete that folder"):
         latest(tmp_path)
     assert steps_on_disk(tmp_path) == ["1", "2"]
 
@@ -322,7 +322,7 @@ def test_training_goes_on_from_before_the_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "told"),
+    ("weights", "message"),
     [
         ({}, r"float32\[3\] as weights/bias, where this run has nothing"),
         (
@@ -335,13 +335,34 @@ def test_training_goes_on_from_before_the_damage(tmp_path: Path) -> None:
     ids=["surplus", "missing", "shape", "dtype"],
 )
 def test_another_state_is_refused_by_the_name_of_a_leaf(
-    tmp_path: Path, weights: dict[str, jax.Array], told: str
+    tmp_path: Path, weights: dict[str, jax.Array], message: str
 ) -> None:
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"weights": {"bias": jnp.zeros(3)}}, {}, {})
         checkpoints.save(2, {"weights": {"bias": jnp.zeros(3)}}, {}, {})
-        with pytest.raises(FileError, match=f"checkpoint 2 in .* another network.* {told}"):
+        with pytest.raises(FileError, match=f"checkpoint 2 in .* another network.* {message}"):
             checkpoints.latest(abstract({"weights": weights}))
+
+
+class OldState(NamedTuple):
+    """The state of runs that were begun when `ema` was called `average`."""
+
+    step: jax.Array
+    average: dict[str, jax.Array]
+
+
+class NewState(NamedTuple):
+    step: jax.Array
+    ema: dict[str, jax.Array]
+
+
+def test_an_average_of_older_runs_is_read_as_ema(tmp_path: Path) -> None:
+    leaves = (jnp.int32(3), {"conv1": jnp.arange(3, dtype=jnp.float32)})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, OldState(*leaves), {}, {})
+        found = checkpoints.latest(abstract(NewState(*leaves)))
+    assert found is not None
+    assert_same_bits(found.state, NewState(*leaves))
 
 
 @contextlib.contextmanager
@@ -365,7 +386,7 @@ def nearly_full_disk() -> Iterator[None]:
     ],
     ids=["wait", "close", "save", "latest"],
 )
-def test_a_write_that_fails_in_the_background_is_told(
+def test_a_write_that_fails_in_the_background_is_an_error(
     tmp_path: Path, surface: Callable[[Checkpoints], object]
 ) -> None:
     noise = np.random.default_rng(0).integers(1 << 32, size=1 << 16, dtype=np.uint32)
@@ -386,13 +407,13 @@ def test_a_write_that_fails_in_the_background_is_told(
     assert "2" in steps_on_disk(tmp_path) or surface is Checkpoints.close
 
 
-def test_a_file_in_its_place_is_told(tmp_path: Path) -> None:
+def test_a_file_in_its_place_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(FileError, match=r"cannot open the checkpoints of --workdir=.*taken: "):
+    with pytest.raises(FileError, match=r"cannot open the checkpoints of .*taken: "):
         Checkpoints(tmp_path / "taken")
 
 
-def test_a_date_that_orbax_cannot_read_is_told(tmp_path: Path) -> None:
+def test_a_date_that_orbax_cannot_read_is_an_error(tmp_path: Path) -> None:
     """Orbax looks at the dates of all of them before it opens any."""
     save(tmp_path, 1)
     path = tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
@@ -403,24 +424,31 @@ def test_a_date_that_orbax_cannot_read_is_told(tmp_path: Path) -> None:
         Checkpoints(tmp_path)
 
 
-def python(program: str, *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+@contextlib.contextmanager
+def python(program: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A process, which is ended and waited for whatever happens."""
+    with subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_importing_it_does_not_import_orbax() -> None:
-    process = python("import sys, perceptual_jax.io.checkpoints; print('orbax' in sys.modules)")
-    assert process.communicate() == ("False\n", "")
+    program = "import sys, perceptual_jax.training.checkpoints; print('orbax' in sys.modules)"
+    with python(program) as process:
+        assert process.communicate(timeout=600) == ("False\n", "")
 
 
 KILLED = """
 import os, signal, sys
 import jax.numpy as jnp, numpy as np
-from perceptual_jax.io.checkpoints import Checkpoints
+from perceptual_jax.training.checkpoints import Checkpoints
 
 checkpoints = Checkpoints(sys.argv[1])
 checkpoints.save(1, {"x": jnp.ones(3)}, {}, {})
@@ -433,8 +461,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_kill_while_it_writes_leaves_the_one_before(tmp_path: Path) -> None:
-    process = python(KILLED, str(tmp_path))
-    assert process.communicate() == ("", "")
+    with python(KILLED, str(tmp_path)) as process:
+        assert process.communicate(timeout=600) == ("", "")
     assert process.returncode == -9
     assert len(steps_on_disk(tmp_path)) == 2
 
@@ -461,7 +489,7 @@ jax.distributed.initialize(
 )
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from perceptual_jax.io.checkpoints import Checkpoints
+from perceptual_jax.training.checkpoints import Checkpoints
 
 replicated = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec())
 kernel = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
@@ -479,7 +507,7 @@ with Checkpoints(sys.argv[1]) as checkpoints:
     if jax.process_index() == 1:  # Which the other process can read.
         good = Checkpoints._leaves
         def unreadable(self, step, contents):
-            from perceptual_jax.io.checkpoints import _DamagedError
+            from perceptual_jax.training.checkpoints import _DamagedError
             leaves = good(self, step, contents)
             if step == 2:
                 raise _DamagedError("unreadable here")
@@ -500,14 +528,14 @@ def test_two_processes_save_and_restore_together(tmp_path: Path) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{server.getsockname()[1]}"
-    processes = [python(ONE_OF_TWO, str(tmp_path), address, str(index)) for index in range(2)]
-    try:
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(python(ONE_OF_TWO, str(tmp_path), address, str(index)))
+            for index in range(2)
+        ]
         for process in processes:
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=600)
             assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
     state = {"x": jax.device_put(np.zeros((64, 64), np.float32), jax.devices()[0])}
     # One process may go on from where both were at the same place in their data, and only there.
     found = latest(tmp_path, state)

@@ -77,13 +77,13 @@ class TestAnySigma:
 
 class TestMixed:
     def test_takes_every_sigma_in_turn(self) -> None:
-        found = [degradation.mixed_sigma(number) for number in range(22)]
+        found = [degradation.sigma_of("mixed", number) for number in range(22)]
         np.testing.assert_allclose(found, 2 * [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1])
 
     def test_lies_between_the_named_ones(self) -> None:
         """The larger sigma, the more of a photo's contrast is gone."""
         contrasts = [
-            degradation.degrade(photo(), 4, sigma=degradation.mixed_sigma(number)).std()
+            degradation.degrade(photo(), 4, sigma=degradation.sigma_of("mixed", number)).std()
             for number in range(11)
         ]
         assert contrasts[0] == degradation.degrade(photo(), 4, sigma=0.0).std()

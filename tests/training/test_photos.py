@@ -93,7 +93,7 @@ def assert_equal(batch: Batch, other: Batch) -> None:
 
 def test_importing_this_room_does_not_import_grain() -> None:
     """Which every start of the program would wait for."""
-    program = "import sys, perceptual_jax.io.photos; sys.exit('grain' in sys.modules)"
+    program = "import sys, perceptual_jax.training.photos; sys.exit('grain' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -171,7 +171,7 @@ class TestSource:
             photos.source("gs://bucket/photos")
 
     @pytest.mark.parametrize(
-        ("place", "told"),
+        ("place", "message"),
         [
             ("nowhere", "there is no .*nowhere"),
             ("nowhere.txt", "there is no .*nowhere.txt"),
@@ -185,7 +185,7 @@ class TestSource:
             ("part", "part holds 1 of 2 shards"),
         ],
     )
-    def test_mistakes_are_told(self, tmp_path: Path, place: str, told: str) -> None:
+    def test_mistakes_are_errors(self, tmp_path: Path, place: str, message: str) -> None:
         for folder in ("empty", "mixed", "part"):
             (tmp_path / folder).mkdir()
         (tmp_path / "notes.md").write_text("photos/1.jpg")
@@ -195,10 +195,10 @@ class TestSource:
         write_shard(tmp_path / "mixed" / "1.array_record", [scene(1)])
         write_shard(tmp_path / "part" / "photos-00000-of-00002.array_record", [scene(0)])
         write_shard(tmp_path / "none.array_record", [])
-        with pytest.raises(FileError, match=told):
+        with pytest.raises(FileError, match=message):
             photos.source(tmp_path / place)
 
-    def test_one_shard_of_a_set_may_be_asked_for(self, tmp_path: Path) -> None:
+    def test_one_shard_of_a_set_is_enough_by_its_own_path(self, tmp_path: Path) -> None:
         path = tmp_path / "photos-00000-of-00002.array_record"
         write_shard(path, [scene(0)])
         assert numbers(photos.source(path)) == [0]

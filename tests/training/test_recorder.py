@@ -21,7 +21,7 @@ def lines_in(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(entry) for entry in text.splitlines()]
 
 
-def test_holds_what_was_asked(tmp_path: Path) -> None:
+def test_holds_the_settings(tmp_path: Path) -> None:
     RunFolder(tmp_path / "a" / "b", {"steps": 3, "style": ["Müller"], "path": Path("x")}).close()
     text = (tmp_path / "a" / "b" / "config.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"steps": 3, "style": ["Müller"], "path": "x"}
@@ -30,7 +30,7 @@ def test_holds_what_was_asked(tmp_path: Path) -> None:
 
 def test_a_measurement_is_on_disk_at_once(tmp_path: Path) -> None:
     """A run that is killed has lost none."""
-    run = RunFolder(tmp_path, {})
+    run = RunFolder(tmp_path, {}, plot=False)
     run.record([line(0), line(1, 2.0)])
     found = lines_in(tmp_path)
     assert [(x["step"], x["total"], x["terms"]) for x in found] == [
@@ -127,6 +127,32 @@ def test_what_a_logarithm_cannot_show_is_left_out_of_the_drawing(
     assert np.isfinite(images.read(tmp_path / "terms.png")).all()
 
 
+def test_a_drawing_that_fails_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError("no room for a figure")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    with RunFolder(tmp_path, {}) as run:
+        run.record([line(0), line(1)])
+    assert len(lines_in(tmp_path)) == 2
+    assert caplog.messages == ["the terms cannot be drawn: no room for a figure"]
+
+
+def test_is_closed_at_the_end_of_its_context(tmp_path: Path) -> None:
+    """Also by an error, which goes on."""
+
+    def broken() -> None:
+        with RunFolder(tmp_path, {}) as run:
+            run.record([line(0), line(1)])
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        broken()
+    assert (tmp_path / "terms.png").exists()
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_single_point_is_not_drawn(tmp_path: Path, count: int) -> None:
     run = RunFolder(tmp_path, {})
@@ -144,7 +170,7 @@ def test_may_do_without_the_drawing(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_a_run_is_begun_anew(tmp_path: Path) -> None:
     for steps in (5, 2):
-        run = RunFolder(tmp_path, {"steps": steps})
+        run = RunFolder(tmp_path, {"steps": steps}, plot=False)
         run.record([line(step) for step in range(steps)])
         run.close()
     assert len(lines_in(tmp_path)) == 2
@@ -159,9 +185,9 @@ def test_previews_sort_by_iteration(tmp_path: Path) -> None:
     assert paths[1] == tmp_path / "previews" / "000080.png"
 
 
-def test_a_file_in_its_place_is_told(tmp_path: Path) -> None:
+def test_a_file_in_its_place_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(FileError, match=r"cannot write to --workdir=.*taken"):
+    with pytest.raises(FileError, match=r"cannot write to .*taken: File exists"):
         RunFolder(tmp_path / "taken", {})
     assert (tmp_path / "taken").read_text() == "a file"
 
@@ -221,7 +247,7 @@ class TestGoingOn:
 
 
 def test_tensorboard_has_every_term(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path, {}, tensorboard=True)
+    run = RunFolder(tmp_path, {}, plot=False, tensorboard=True)
     run.record([line(1), line(2, 2.0)])
     run.close()
     (events,) = (tmp_path / "tensorboard").iterdir()

@@ -1,4 +1,4 @@
-"""Training steps, against Adam and an exponential ema written by hand.
+"""Training steps, against Adam and an exponential moving average written by hand.
 
 Most tests train a toy: `a x + row[style]` is to be `target`, by squares, where x are the three
 numbers of a photo.  Its gradients are written out in NumPy.  The batch lies on two devices.
@@ -18,6 +18,7 @@ import pytest
 
 from perceptual_jax import training
 from perceptual_jax.models import layers
+from perceptual_jax.training import step as training_step
 from perceptual_jax.training import train_losses
 from perceptual_jax.training.step import NonFiniteError, Report, TrainConfig, TrainState
 from tests import reference
@@ -28,7 +29,7 @@ STYLES = 2
 # One number of each photo is larger by far, so that losses differ tenfold.
 PHOTOS = np.array([[10, 200, 30], [255, 0, 90], [70, 80, 20], [0, 140, 250]] * 4, np.uint8)
 CONSTANTS = {"target": np.array([0.5, -3.0, 1.0], np.float32), "style": np.float32(1.0)}
-RECIPE = TrainConfig(steps=6, learning_rate=0.1)
+CONFIG = TrainConfig(steps=6, learning_rate=0.1)
 
 
 def variables() -> dict[str, Any]:
@@ -82,13 +83,13 @@ class ByHand:
         away = self.params["a"] * x + self.params["row"][styles] - CONSTANTS["target"]
         totals = np.sum(away**2, axis=1) + 1.0
         self.totals.append(float(np.mean(totals)))
-        of_each = 2.0 * away / (totals[:, None] if self.config.mean == "log" else 1.0)
+        of_each = 2.0 * away / (totals[:, None] if self.config.loss_mean == "log" else 1.0)
         rows = np.stack([np.sum(of_each[styles == s], axis=0) for s in range(STYLES)])
         self.running = 0.9 * self.running + 0.1 * x.mean(0)
         return {"a": np.mean(of_each * x, axis=0), "row": rows / len(x)}
 
     def rate(self, step: int) -> float:
-        rate = self.config.learning_rate
+        rate = float(self.config.learning_rate or 0.0)
         if self.config.schedule == "cosine":
             rate *= 0.5 * (1 + np.cos(np.pi * step / self.config.steps))
         if self.config.warmup_steps:
@@ -117,7 +118,7 @@ def flat(tree: Any) -> dict[str, np.ndarray]:
     }
 
 
-def started(config: TrainConfig = RECIPE) -> TrainState:
+def started(config: TrainConfig = CONFIG) -> TrainState:
     return training.start(variables(), config, training.data_mesh())
 
 
@@ -126,14 +127,14 @@ def advanced(
 ) -> TrainState:
     """The state after a few steps."""
     mesh = training.data_mesh()
-    state, step = started(config), training.make_step(loss, config)
+    state, step = started(config), training_step.make_step(loss, config)
     for batch in itertools.islice(batches(), steps):
         state, _ = step(state, training.shard_batch(batch, mesh), constants)
     return state
 
 
 def reports(
-    config: TrainConfig = RECIPE, state: TrainState | None = None, **options: Any
+    config: TrainConfig = CONFIG, state: TrainState | None = None, **options: Any
 ) -> list[Report]:
     options = {"constants": CONSTANTS, "seconds_per_report": 0.0, **options}
     constants = options.pop("constants")
@@ -157,13 +158,13 @@ class TestStep:
         "options",
         [
             {},
-            {"mean": "linear", "schedule": "constant", "ema_decay": 0.0},
+            {"loss_mean": "linear", "schedule": "constant", "ema_decay": 0.0},
             {"warmup_steps": 3, "ema_decay": 0.2},
             {"accumulate": 2, "schedule": "constant"},
         ],
     )
     def test_is_that_of_adam_by_hand(self, options: dict[str, Any]) -> None:
-        config = dataclasses.replace(RECIPE, **options)
+        config = dataclasses.replace(CONFIG, **options)
         by_hand = ByHand(config)
         for number, batch in enumerate(itertools.islice(batches(), config.steps)):
             by_hand.step(number, batch)
@@ -195,7 +196,7 @@ class TestStep:
             total, gradient = loss_and_gradient(given["params"], photo)
             mean = jax.tree.map(lambda m, g, t=total: m + g / t / 4, mean, gradient)
         # What Adam remembers of one gradient is a tenth of it.
-        adam: Any = advanced(RECIPE, 1).optimizer[0]
+        adam: Any = advanced(CONFIG, 1).optimizer[0]
         found = jax.tree.map(lambda m: 10.0 * m, adam.mu)
         jax.tree.map(lambda f, m: np.testing.assert_allclose(f, m, rtol=1e-4), found, mean)
 
@@ -233,7 +234,7 @@ class TestStep:
         config = TrainConfig(steps=1, accumulate=2)
         mesh = training.data_mesh()
         assert mesh.size == 2
-        state, metrics = training.make_step(loss, config)(
+        state, metrics = training_step.make_step(loss, config)(
             training.start(initial, config, mesh), training.shard_batch(batch, mesh), None
         )
         np.testing.assert_allclose(metrics["total"], total, rtol=1e-5)
@@ -244,17 +245,17 @@ class TestStep:
 
     def test_donates_the_state_and_leaves_what_it_began_with(self) -> None:
         given = jax.tree.map(jnp.asarray, variables())
-        state = training.start(given, RECIPE, training.data_mesh())
+        state = training.start(given, CONFIG, training.data_mesh())
         batch = training.shard_batch(next(batches()), training.data_mesh())
-        training.make_step(toy, RECIPE)(state, batch, CONSTANTS)
+        training_step.make_step(toy, CONFIG)(state, batch, CONSTANTS)
         assert {leaf.is_deleted() for leaf in jax.tree.leaves(state)} == {True}
         assert {leaf.is_deleted() for leaf in jax.tree.leaves(given)} == {False}
 
     def test_is_compiled_once(self) -> None:
-        advanced(RECIPE, 1)
-        step: Any = training.make_step(toy, RECIPE)
+        advanced(CONFIG, 1)
+        step: Any = training_step.make_step(toy, CONFIG)
         compiled = step._cache_size()
-        advanced(RECIPE, 3)
+        advanced(CONFIG, 3)
         assert step._cache_size() == compiled
 
 
@@ -267,6 +268,24 @@ def _slopes() -> Any:
     kernel = matrix.reshape(3, 3, 2, 4).astype(np.float32)
     bias = random.normal(size=4).astype(np.float32)
     return {"conv1": {"kernel": kernel, "bias": bias}, "output": {"kernel": kernel}}
+
+
+class TestModes:
+    """Of JAX, in which a researcher's program may run."""
+
+    def test_64_bits_change_no_type(self) -> None:
+        """And of the values only the last digits: Adam's bias correction is more exact."""
+        expected = jax.device_get(advanced(CONFIG, 2))
+        with jax.enable_x64(True):
+            found = jax.device_get(advanced(CONFIG, 2))
+        for x, y in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+            assert x.dtype == y.dtype
+            np.testing.assert_allclose(x, y, rtol=1e-3)
+
+    def test_nan_are_looked_for_and_none_is_found(self) -> None:
+        with jax.debug_nans(True):
+            state = advanced(CONFIG, 2)
+        assert int(state.skipped) == 0
 
 
 class TestMuon:
@@ -284,13 +303,13 @@ class TestMuon:
             return totals, {"content": totals}, {}
 
         config = TrainConfig(
-            steps=1, optimizer="muon", learning_rate=self.RATE, mean="linear", **options
+            steps=1, optimizer="muon", learning_rate=self.RATE, loss_mean="linear", **options
         )
         mesh = training.data_mesh()
         given = {"params": jax.tree.map(np.ones_like, self.SLOPES)}
         state = training.start(given, config, mesh)
         batch = training.shard_batch({"index": np.arange(2)}, mesh)
-        state, _ = training.make_step(loss, config)(state, batch, self.SLOPES)
+        state, _ = training_step.make_step(loss, config)(state, batch, self.SLOPES)
         params = jax.device_get(state.variables)["params"]
         return jax.tree.map(lambda x: (1.0 - x) / self.RATE, params)
 
@@ -321,20 +340,28 @@ class TestMuon:
 
 
 class TestStylesOnly:
-    RECIPE = dataclasses.replace(RECIPE, styles_only=True)
+    CONFIG = dataclasses.replace(CONFIG, styles_only=True)
 
     def test_nothing_but_rows_of_styles_is_trained(self) -> None:
-        state = advanced(self.RECIPE, 4)
+        state = advanced(self.CONFIG, 4)
         before, after = flat(variables()), flat(state.variables)
         assert after["a"].tobytes() == before["a"].tobytes()
         assert flat(state.ema)["a"].tobytes() == before["a"].tobytes()
         assert (np.abs(after["row"] - before["row"]) > 0.1).all()
 
+    @pytest.mark.parametrize("optimizer", ["adam", "muon"])
+    def test_nothing_is_kept_of_what_is_not_trained(self, optimizer: str) -> None:
+        """Adam's two moments of the rows, its count, and at most Muon's count and coefficients."""
+        state = started(dataclasses.replace(self.CONFIG, optimizer=optimizer))
+        sizes = [leaf.size for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim]
+        rows = variables()["params"]["instance"]["row"].size
+        assert sizes in ([rows, rows], [3, rows, rows], [rows, rows, 3])
+
     def test_rows_that_no_photo_takes_stay_bit_for_bit(self) -> None:
         """Adam divides their moments, which are zeros, by a root that is zero too."""
 
         second_alone = functools.partial(toy, first_style=1)
-        state = advanced(self.RECIPE, 4, loss=second_alone)
+        state = advanced(self.CONFIG, 4, loss=second_alone)
         for tree in (state.variables, state.ema):
             before, after = flat(variables())["row"], flat(tree)["row"]
             assert after[0].tobytes() == before[0].tobytes()
@@ -345,8 +372,8 @@ class TestNonFinite:
     NAN = CONSTANTS | {"style": np.float32(np.nan)}
 
     def test_a_step_whose_loss_is_not_finite_changes_nothing_but_the_counts(self) -> None:
-        mesh, step = training.data_mesh(), training.make_step(toy, RECIPE)
-        state = advanced(RECIPE, 2)
+        mesh, step = training.data_mesh(), training_step.make_step(toy, CONFIG)
+        state = advanced(CONFIG, 2)
         before = jax.tree.map(np.array, state)
         batch = next(batches())
         counts = []
@@ -367,15 +394,27 @@ class TestNonFinite:
             # A root of 0, whose slope is infinite.
             return totals + jnp.sqrt(0.0 * given["params"]["a"][0]), terms, updated
 
-        state = advanced(RECIPE, 3, loss=rooted)
+        state = advanced(CONFIG, 3, loss=rooted)
         jax.tree.map(np.testing.assert_array_equal, flat(state.variables), flat(variables()))
         assert (int(state.step), int(state.skipped), int(state.failing)) == (3, 3, 3)
+
+    def test_nor_does_one_whose_gradient_adam_cannot_square(self) -> None:
+        """It would be remembered as infinite, and the parameter would never move again."""
+
+        def steep(given: Any, batch: Any, constants: Any) -> Any:
+            totals, terms, updated = toy(given, batch, constants)
+            return totals + 1e25 * given["params"]["a"][0], terms, updated
+
+        config = dataclasses.replace(CONFIG, loss_mean="linear")
+        state = advanced(config, 1, loss=steep)
+        jax.tree.map(np.testing.assert_array_equal, flat(state.variables), flat(variables()))
+        assert int(state.skipped) == 1
 
     def test_too_many_in_a_row_end_the_training_and_name_the_term(self) -> None:
         found: list[int] = []
 
         def collect() -> None:
-            config = dataclasses.replace(RECIPE, steps=1000)
+            config = dataclasses.replace(CONFIG, steps=1000)
             for report in training.train(
                 toy,
                 config,
@@ -389,19 +428,19 @@ class TestNonFinite:
 
         with pytest.raises(NonFiniteError) as caught:
             collect()
-        assert found == list(range(1, training.PATIENCE + 1))
+        assert found == list(range(1, training_step.PATIENCE + 1))
         message = str(caught.value)
         assert message.startswith("the term style was not finite for 20 steps in a row, up to step")
-        assert "up to step 20: lower --learning_rate or the weights" in message
+        assert message.endswith("step 20: lower the learning rate or the weights")
 
     def test_a_photo_without_loss_is_no_end(self) -> None:
         """The logarithm of 0: skipped, and the next step goes on."""
         exact = variables()
         exact["params"]["a"][:] = 0.0
         exact["params"]["instance"]["row"][:] = CONSTANTS["target"]
-        config, mesh = RECIPE, training.data_mesh()
+        config, mesh = CONFIG, training.data_mesh()
         state = training.start(exact, config, mesh)
-        step = training.make_step(toy, config)
+        step = training_step.make_step(toy, config)
         nothing = CONSTANTS | {"style": np.float32(0.0)}
         batch = next(batches())
         for constants in (nothing, CONSTANTS):
@@ -412,14 +451,14 @@ class TestNonFinite:
 
 class TestTrain:
     def test_reports_every_step_where_there_is_time(self, whole: list[Report]) -> None:
-        assert [report.step for report in whole] == list(range(1, RECIPE.steps + 1))
+        assert [report.step for report in whole] == list(range(1, CONFIG.steps + 1))
         for report in whole:
             assert report.total == pytest.approx(sum(report.terms.values()), rel=1e-5)
             assert set(report.terms) == {"content", "style"}
             assert report.photos_per_second > 0
             assert int(report.state.step) == report.step
 
-    def test_else_at_the_steps_asked_for_and_the_last_with_means_since(
+    def test_else_at_the_given_steps_and_the_last_with_means_since(
         self, whole: list[Report]
     ) -> None:
         found = reports(seconds_per_report=np.inf, report_at=lambda step: step in (2, 5))
@@ -435,13 +474,13 @@ class TestTrain:
     def test_goes_on_from_a_state_as_if_it_had_not_stopped(self, whole: list[Report]) -> None:
         mesh = training.data_mesh()
         taken, state = batches(), started()
-        step = training.make_step(toy, RECIPE)
+        step = training_step.make_step(toy, CONFIG)
         for _ in range(2):
             state, _ = step(state, training.shard_batch(next(taken), mesh), CONSTANTS)
         rest = [
             (report.step, report.total, jax.tree.map(np.array, report.state))
             for report in training.train(
-                toy, RECIPE, state, taken, CONSTANTS, mesh, seconds_per_report=0.0
+                toy, CONFIG, state, taken, CONSTANTS, mesh, seconds_per_report=0.0
             )
         ]
         assert [(x, y) for x, y, _ in rest] == [(one.step, one.total) for one in whole[2:]]
@@ -449,7 +488,7 @@ class TestTrain:
             assert x.tobytes() == y.tobytes()
 
     def test_what_is_done_is_not_done_again(self) -> None:
-        assert reports(state=advanced(RECIPE, RECIPE.steps)) == []
+        assert reports(state=advanced(CONFIG, CONFIG.steps)) == []
 
 
 class TestDevices:
@@ -474,8 +513,8 @@ class TestDevices:
         )
         found = training.train(
             toy,
-            RECIPE,
-            training.start(variables(), RECIPE, one),
+            CONFIG,
+            training.start(variables(), CONFIG, one),
             batches(),
             training.replicate(CONSTANTS, one),
             one,
@@ -485,23 +524,37 @@ class TestDevices:
         np.testing.assert_allclose(totals, [report.total for report in whole], rtol=1e-6)
 
 
-class TestRecipe:
+class TestConfig:
+    @pytest.mark.parametrize(("optimizer", "expected"), [("adam", 1e-3), ("muon", 2e-3)])
+    def test_the_learning_rate_is_that_of_the_optimizer(
+        self, optimizer: str, expected: float
+    ) -> None:
+        params = {"bias": jnp.ones(2)}
+
+        def first_update(learning_rate: float | None) -> Any:
+            config = TrainConfig(steps=1, optimizer=optimizer, learning_rate=learning_rate)
+            transformation = config.transformation()
+            with jax.numpy_dtype_promotion("standard"):
+                return transformation.update(params, transformation.init(params), params)[0]
+
+        np.testing.assert_array_equal(first_update(None)["bias"], first_update(expected)["bias"])
+
     @pytest.mark.parametrize(
-        ("wrong", "told"),
+        ("wrong", "message"),
         [
-            ({"steps": 0}, "steps and accumulate must be at least 1"),
-            ({"accumulate": 0}, "steps and accumulate must be at least 1"),
-            ({"warmup_steps": -1}, "warmup_steps at least 0, got 6, 1 and -1"),
+            ({"steps": 0}, "steps must be at least 1, got 0"),
+            ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+            ({"warmup_steps": -1}, "warmup_steps must be at least 0, got -1"),
             ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
             ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
             ({"learning_rate": float("inf")}, "learning_rate must be positive, got inf"),
             ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1.0"),
             ({"ema_decay": float("nan")}, r"ema_decay must be in \[0, 1\), got nan"),
-            ({"mean": "geometric"}, "mean must be one of .*log.*, got 'geometric'"),
+            ({"loss_mean": "geometric"}, "loss_mean must be one of .*log.*, got 'geometric'"),
             ({"optimizer": "sgd"}, "optimizer must be one of .*muon.*, got 'sgd'"),
             ({"schedule": "linear"}, "schedule must be one of .*cosine.*, got 'linear'"),
         ],
     )
-    def test_what_makes_no_sense_is_refused(self, wrong: dict[str, Any], told: str) -> None:
-        with pytest.raises(ValueError, match=told):
-            dataclasses.replace(RECIPE, **wrong)
+    def test_what_makes_no_sense_is_refused(self, wrong: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(CONFIG, **wrong)

@@ -20,7 +20,7 @@ from tests import reference
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 PARAMS = reference.random_vgg()
-AIM = Objective(
+OBJECTIVE = Objective(
     formulation="johnson_code",
     content_layers=("relu2_2",),
     content_weight=2.0,
@@ -47,12 +47,28 @@ def variables_of(network: StyleNetwork | SuperResolutionNetwork) -> Any:
 
 @pytest.fixture(scope="module")
 def constants() -> Any:
-    return train_losses.style_constants(AIM, PARAMS, PAINTINGS)
+    return train_losses.style_constants(OBJECTIVE, PARAMS, PAINTINGS)
 
 
 @pytest.fixture(scope="module")
 def variables() -> Any:
     return variables_of(NETWORK)
+
+
+def test_64_bits_change_no_type(variables: Any, constants: Any) -> None:
+    batch = {
+        "photos": jax.ShapeDtypeStruct((4, 20, 20, 3), jnp.uint8),
+        "low": jax.ShapeDtypeStruct((4, 5, 5, 3), jnp.uint8),
+        "index": jax.ShapeDtypeStruct((4,), jnp.int32),
+    }
+    superres = SuperResolutionNetwork(width=2, residual_blocks=0)
+    features = Objective(formulation="johnson", content_layers=("relu2_2",))
+    superres_loss = train_losses.superres_loss(superres, features, pixel_weight=1.0)
+    style_loss = train_losses.style_loss(NETWORK, OBJECTIVE)
+    with jax.enable_x64(True):
+        for loss, given in ((style_loss, variables), (superres_loss, variables_of(superres))):
+            found = jax.eval_shape(loss, given, batch, constants)
+            assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
 
 
 def test_photos_are_scaled_from_bytes() -> None:
@@ -63,7 +79,7 @@ def test_photos_are_scaled_from_bytes() -> None:
 
 class TestStyleConstants:
     def test_have_every_paintings_gram_matrices_in_order(self, constants: Any) -> None:
-        assert set(constants["grams"]) == set(AIM.style_layers)
+        assert set(constants["grams"]) == set(OBJECTIVE.style_layers)
         for layer, found in constants["grams"].items():
             expected = np.stack([gram(painting, layer) for painting in PAINTINGS])
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
@@ -80,7 +96,7 @@ class TestStyleLoss:
     def evaluated(
         self, variables: Any, constants: Any, first_style: int = 0
     ) -> tuple[np.ndarray, dict[str, np.ndarray], Any]:
-        loss = train_losses.style_loss(NETWORK, AIM, first_style=first_style)
+        loss = train_losses.style_loss(NETWORK, OBJECTIVE, first_style=first_style)
         batch = {"photos": jnp.asarray(PHOTOS), "index": jnp.asarray(INDEX, jnp.int32)}
         return jax.device_get(jax.jit(loss)(variables, batch, constants))
 
@@ -95,7 +111,7 @@ class TestStyleLoss:
         grams = {layer: found[first_style:] for layer, found in constants["grams"].items()}
         of_trained = {**constants, "grams": grams}
         totals, terms, updated = self.evaluated(variables, of_trained, first_style)
-        assert set(terms) == set(AIM.term_weights())
+        assert set(terms) == set(OBJECTIVE.term_weights())
         assert updated == {}
         one_hot = jax.nn.one_hot(jnp.array(styles), 3)
         photos = PHOTOS / np.float32(255)
@@ -110,7 +126,7 @@ class TestStyleLoss:
                 "content/relu2_2": 2.0 * np.mean(np.square(found - wanted)),
                 "total_variation": 1e-3 * (np.sum(vertical**2) + np.sum(horizontal**2)) / 2,
             }
-            for layer in AIM.style_layers:
+            for layer in OBJECTIVE.style_layers:
                 away = gram(outputs[index], layer) - gram(PAINTINGS[style], layer)
                 expected[f"style/{layer}"] = 300.0 * np.mean(np.square(away))
             for name, value in expected.items():
@@ -123,7 +139,9 @@ class TestStyleLoss:
         photos = jnp.asarray(PHOTOS)
         initial = variables_of(network)
         batch = {"photos": photos, "index": jnp.asarray(INDEX, jnp.int32)}
-        _, _, updated = jax.jit(train_losses.style_loss(network, AIM))(initial, batch, constants)
+        _, _, updated = jax.jit(train_losses.style_loss(network, OBJECTIVE))(
+            initial, batch, constants
+        )
         running = updated["batch_stats"]
         assert running.keys() == initial["batch_stats"].keys()
         before = initial["batch_stats"]["norm1"]["batch"]["mean"]

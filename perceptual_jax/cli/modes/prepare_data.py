@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 from perceptual_jax.cli import console, flags
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.io import images, storage
+from perceptual_jax.io.storage import FileError
 from perceptual_jax.training import photos
 
 if TYPE_CHECKING:
     from etils import epath
 
-# Grain reads records at random, each for itself; and a JPEG does not become any smaller.
+# Grain reads single records, in any order; and a JPEG does not become smaller.
 _SHARD_OPTIONS = "group_size:1,uncompressed"
 
 
@@ -55,11 +56,11 @@ def main(values: Any) -> int:
         raise UserError("--input and --output are needed: see --mode=prepare_data --help")
     if values.quality > 100:
         raise UserError(f"--quality={values.quality} is more than 100")
-    # In all of the program: while threads read, filters cannot be put back.
+    # For all of the program: filters cannot be changed back while threads read.
     warnings.filterwarnings("ignore", module="PIL")
     source = photos.source(values.input)
     output = _new_folder(values.output)
-    skipped: list[UserError] = []
+    skipped: list[FileError] = []
     with console.interruptible() as interrupts, _staging(output) as folder:
         jpegs = _jpegs(source, values, skipped, interrupts)
         shards = _write_shards(jpegs, folder, values.photos_per_shard)
@@ -80,33 +81,33 @@ def main(values: Any) -> int:
 
 
 def _jpegs(
-    source: photos.Photos, values: Any, skipped: list[UserError], interrupts: console.Interrupts
+    source: photos.Photos, values: Any, skipped: list[FileError], interrupts: console.Interrupts
 ) -> Iterator[bytes]:
-    """The good photos in their order as small JPEGs; the errors of the others go to `skipped`."""
+    """The good photos in their order as small JPEGs; errors of the others go to `skipped`."""
     bar = console.ProgressBar(len(source))
     workers = values.workers or os.cpu_count() or 1
     with futures.ThreadPoolExecutor(workers) as pool, contextlib.closing(bar):
-        waiting: collections.deque[futures.Future[bytes | UserError]] = collections.deque()
+        waiting: collections.deque[futures.Future[bytes | FileError]] = collections.deque()
         submitted = iter(range(len(source)))
         for number in range(1, len(source) + 1):
-            # A few more than workers, so that none waits while one has a large photo.
+            # A few more than workers, so that none waits while another reads a large photo.
             for index in itertools.islice(submitted, 4 * workers - len(waiting)):
                 waiting.append(pool.submit(_jpeg, source, index, values.image_size, values.quality))
             result = waiting.popleft().result()
             if interrupts:
                 return
-            if isinstance(result, UserError):
+            if isinstance(result, FileError):
                 skipped.append(result)
             else:
                 yield result
             bar.update(1, f"{number}/{len(source)} photos", {"skipped": len(skipped)})
 
 
-def _jpeg(source: photos.Photos, index: int, short_side: int, quality: int) -> bytes | UserError:
+def _jpeg(source: photos.Photos, index: int, short_side: int, quality: int) -> bytes | FileError:
     """A photo as a small JPEG, or what is wrong with it."""
     try:
         photo = source.read(index, short_side=short_side, enlarge=False)
-    except (UserError, OSError) as error:
+    except FileError as error:
         return error
     return images.encode_jpeg(photo, quality=quality)
 
@@ -124,7 +125,7 @@ def _new_folder(place: str) -> "epath.Path":
 
 @contextlib.contextmanager
 def _staging(output: "epath.Path") -> Iterator[Path]:
-    """A folder for unfinished shards: where renaming takes them to `output`, or on this machine."""
+    """A folder for unfinished shards: within `output`, or on this machine if that is remote."""
     parent = None if storage.is_remote(output) else os.fspath(output)
     with storage.access(os.fspath(output)):
         folder = tempfile.TemporaryDirectory(prefix=".prepare_data-", dir=parent)
@@ -156,7 +157,7 @@ def _write_shards(jpegs: Iterator[bytes], folder: Path, photos_per_shard: int) -
 
 
 def _publish(shards: list[Path], output: "epath.Path") -> None:
-    """All at once, when the last is finished; their names say how many belong together."""
+    """Gives all shards their names, which say how many belong together."""
     for number, shard in enumerate(shards):
         name = f"photos-{number:05d}-of-{len(shards):05d}{photos.SHARD_SUFFIXES[0]}"
         if storage.is_remote(output):

@@ -1,5 +1,6 @@
-"""What tests of modes that train share."""
+"""Fixtures of the modes that train."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,8 +8,9 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from perceptual_jax.cli.modes import train_superres, train_transform
 from perceptual_jax.io import resources
-from perceptual_jax.pretrained import vgg as pretrained_vgg
+from perceptual_jax.pretrained.vgg import load_vgg
 from tests import reference
 
 
@@ -30,14 +32,14 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def small_and_standard() -> Iterator[None]:
-    """A VGG of a few channels, one held-out photo; and optax's Adam adds integers to floats."""
-    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+def small_examples() -> Iterator[None]:
+    """One photo in previews; for super-resolution a VGG of a few channels, for style read once."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resources, "example_names", lambda kind: ["chelsea"])
-        load = pretrained_vgg.load_vgg
+        patch.setattr(train_transform, "load_vgg", functools.cache(load_vgg))
         patch.setattr(
-            pretrained_vgg,
-            "load",
-            lambda name: reference.random_vgg() if name == "vgg16" else load(name),
+            train_superres,
+            "load_vgg",
+            lambda name: reference.random_vgg() if name == "vgg16" else load_vgg(name),
         )
         yield

@@ -151,7 +151,7 @@ def test_an_error_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert names(tmp_path / "out") == []
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(
+def test_a_full_disk_is_an_error_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     class FullDisk:
@@ -178,7 +178,7 @@ def test_a_bucket_gets_finished_shards(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "--input"),
         (["--input=in"], "--output"),
@@ -189,9 +189,9 @@ def test_a_bucket_gets_finished_shards(tmp_path: Path, monkeypatch: pytest.Monke
         (["--input=bad", "--output=out"], "none of the 1 photos"),
     ],
 )
-def test_mistakes_are_told(
+def test_mistakes_are_named(
     arguments: list[str],
-    told: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Captured,
@@ -204,5 +204,5 @@ def test_mistakes_are_told(
     assert prepare(*arguments) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
-    assert told in error
+    assert message in error
     assert not list(tmp_path.rglob("photos-*"))

@@ -17,13 +17,13 @@ from perceptual_jax.cli import main
 from perceptual_jax.io import images
 from perceptual_jax.models import networks
 from perceptual_jax.models.networks import SuperResolutionNetwork
-from perceptual_jax.pretrained import networks as pretrained_networks
+from perceptual_jax.pretrained.networks import load_network, load_superres, save
 from perceptual_jax.training import degradation
 from tests import enlargers, reference
 from tests.cli.modes.runs import contents, digest, metrics
 from tests.signals import stop_after
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly", "compiled_once", "small_and_standard")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "compiled_once", "small_examples")
 
 Captured = pytest.CaptureFixture[str]
 
@@ -44,6 +44,7 @@ SMALL = (
     "--store=float32",
 )
 NETWORK = SuperResolutionNetwork(width=2, residual_blocks=0)
+APPLY = jax.jit(NETWORK.apply)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,8 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         images.write(found / "photos" / f"{index}.png", photo)
     images.write(found / "small" / "photo.png", photo)
     with contextlib.chdir(found):
-        pretrained_networks.save("x4.safetensors", enlargers.random_enlarger(), dtype="float32")
-        pretrained_networks.save("x8.safetensors", enlargers.random_enlarger(8))
+        save("x4.safetensors", enlargers.random_enlarger(), dtype="float32")
+        save("x8.safetensors", enlargers.random_enlarger(8))
         yield found
 
 
@@ -106,14 +107,14 @@ def mean_square(data: str, sigmas: tuple[float, ...]) -> float:
             for photo, sigma in zip(photos, sigmas, strict=True)
         ]
     )
-    outputs: Any = NETWORK.apply(variables, low.astype(np.float32) / np.float32(255))
+    outputs: Any = APPLY(variables, low.astype(np.float32) / np.float32(255))
     return float(np.square(255.0 * np.asarray(outputs, np.float64) - photos).mean())
 
 
 class TestLoss:
     def test_of_pixels_is_their_mean_squared_difference(self, pixel: dict[str, float]) -> None:
         assert pixel == pytest.approx({"pixel": 0.5 * mean_square("two", (1.0, 1.0))}, rel=1e-4)
-        found = pretrained_networks.load_network("pixel/network.safetensors")
+        found = load_network("pixel/network.safetensors")
         assert found.settings["loss"] == "pixel"
         variables = networks.initial_variables(NETWORK, seed=0)
         moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), found.variables, variables)
@@ -141,7 +142,7 @@ class TestLoss:
         assert both == pytest.approx(
             {"content/relu1_2": 3 * feature["content/relu1_2"], **pixel}, rel=1e-4
         )
-        found = pretrained_networks.load_network("feature/network.safetensors")
+        found = load_network("feature/network.safetensors")
         assert found.settings["loss"] == "feature"
 
     def test_becomes_less(self) -> None:
@@ -157,11 +158,11 @@ class TestLoss:
 
 class TestResult:
     def test_is_a_network_that_says_how_it_was_made(self, whole: Path) -> None:
-        found = pretrained_networks.load_network(whole / "network.safetensors")
+        found = load_network(whole / "network.safetensors")
         assert found.network == NETWORK
         assert found.styles == ()
         assert found.settings["program"].startswith("perceptual_jax ")
-        asked = {
+        expected = {
             "factor": 4,
             "loss": "both",
             "degradation": "mixed",
@@ -172,7 +173,7 @@ class TestResult:
             "data": "photos",
             "steps": STEPS,
         }
-        assert found.settings.items() >= asked.items()
+        assert found.settings.items() >= expected.items()
 
     def test_enlarges(self, whole: Path) -> None:
         images.write("small.png", reference.random_images(9, 7, 3))
@@ -183,14 +184,12 @@ class TestResult:
 
     def test_of_eight_times_is_of_its_own_network(self) -> None:
         assert run("--factor=8", "--loss=pixel", "--steps=1", "--output=eight.safetensors") == 0
-        assert pretrained_networks.load_superres("eight.safetensors", 8).network == NETWORK.clone(
-            factor=8
-        )
+        assert load_superres("eight.safetensors", 8).network == NETWORK.clone(factor=8)
         assert Path("runs/superres-x8-pixel/checkpoints").is_dir()
 
     def test_may_be_the_papers(self) -> None:
         assert run("--architecture=paper", "--loss=pixel", "--steps=1", "--workdir=paper") == 0
-        found = pretrained_networks.load_network("paper/network.safetensors")
+        found = load_network("paper/network.safetensors")
         paper = networks.paper_super_resolution_network(4)
         assert found.network == paper.clone(width=2, residual_blocks=0)
         mean = found.variables["batch_stats"]["norm1"]["batch"]["mean"]
@@ -214,15 +213,12 @@ class TestAgain:
         with monkeypatch.context() as patch:
             stop_after(1, signal.SIGINT, patch)
             assert run("--workdir=stopped") == 130
-        assert (
-            pretrained_networks.load_network("stopped/network.safetensors").settings["steps"]
-            < STEPS
-        )
+        assert load_network("stopped/network.safetensors").settings["steps"] < STEPS
         assert run("--workdir=stopped") == 0
         assert digest("stopped/network.safetensors") == digest(whole / "network.safetensors")
 
     @pytest.mark.parametrize(
-        ("flag", "told"),
+        ("flag", "message"),
         [
             ("--factor=8", "--factor was 4, now 8"),
             ("--loss=pixel", "--loss was both, now pixel"),
@@ -239,14 +235,14 @@ class TestAgain:
         ],
     )
     def test_what_would_change_the_result_is_refused(
-        self, flag: str, told: str, whole: Path, capsys: Captured
+        self, flag: str, message: str, whole: Path, capsys: Captured
     ) -> None:
         before = contents(whole)
         assert run("--workdir=whole", flag) == 2
         out, err = capsys.readouterr()
         assert out == ""
         assert err.startswith("error: the run in whole was begun with other settings (")
-        assert f"({told})" in err
+        assert f"({message})" in err
         assert err.count("\n") == 1
         assert contents(whole) == before
 
@@ -254,10 +250,10 @@ class TestAgain:
 class TestNetwork:
     def test_is_trained_on_as_it_is(self) -> None:
         """Its architecture is kept; no step of Adam is longer than the learning rate by much."""
-        before = pretrained_networks.load_network("x4.safetensors")
+        before = load_network("x4.safetensors")
         flags = ("--network=x4.safetensors", "--width=7", "--loss=pixel", "--learning_rate=1e-4")
         assert run(*flags, "--workdir=on") == 0
-        after = pretrained_networks.load_network("on/network.safetensors")
+        after = load_network("on/network.safetensors")
         assert after.network == before.network
         assert after.settings["network"] == "x4.safetensors"
         moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), before.variables, after.variables)
@@ -266,14 +262,14 @@ class TestNetwork:
 
 class TestMistakes:
     @pytest.mark.parametrize(
-        ("arguments", "told"),
+        ("arguments", "message"),
         [
             (["--factor=5"], "--factor=5 must be 4 or 8"),
             (["--image_size=42"], "--image_size=42 must be a multiple of 4, the factor"),
             (["--factor=8", "--image_size=44"], "--image_size=44 must be a multiple of 8"),
             (["--factor=8", "--image_size=32"], "crops of 40 pixels: raise --image_size=32"),
             (["--image_size=52"], "--photo_size=48 is less than --image_size=52"),
-            (["--network=x8.safetensors"], "x8.safetensors enlarges by 8, not by 4"),
+            (["--network=x8.safetensors"], "x8.safetensors enlarges by 8"),
             (["--network=x4.safetensors", "--image_size=42"], "--image_size=42 must be a multiple"),
             (["--network=nowhere"], "there is no network 'nowhere'"),
             (["--pixel_weight=0", "--content_weight=0"], "--loss=both has no layer or weight"),
@@ -288,8 +284,8 @@ class TestMistakes:
             (["--batch_size=3"], "--batch_size=3 must be a multiple of the 2 devices"),
         ],
     )
-    def test_are_told_before_anything_is_written(
-        self, arguments: list[str], told: str, folder: Path, capsys: Captured
+    def test_are_named_before_anything_is_written(
+        self, arguments: list[str], message: str, folder: Path, capsys: Captured
     ) -> None:
         before = contents(folder)
         assert run("--workdir=mistaken", *arguments) == 2
@@ -297,7 +293,7 @@ class TestMistakes:
         assert out == ""
         assert err.startswith("error: ")
         assert err.count("\n") == 1
-        assert told in err
+        assert message in err
         assert contents(folder) == before
 
     def test_of_photos_that_are_smaller_than_the_crops(self, capsys: Captured) -> None:
