@@ -152,4 +152,5 @@ class TestOtherNetworks:
         network = networks.paper_style_network().clone(width=2)
         variables, images = variables_of(network), reference.random_images(1, 41, 44, 3)
         found = models.stylize(variables, images, network=network)
-        np.testing.assert_allclose(found, network.apply(variables, images), atol=1e-6)
+        expected: Any = network.apply(variables, images)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
