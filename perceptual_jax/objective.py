@@ -98,8 +98,6 @@ class Objective:
                 f"style_layer_weights needs one weight for each of {len(self.style_layers)} style "
                 f"layers, got {len(weights)}"
             )
-        for layer in self.layers:
-            vgg.stride(layer)  # Raises for what is no layer.
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -195,15 +193,14 @@ def targets(
     Args:
       objective: which layers, in which formulation.
       params: VGG parameters.
-      content: the photo, `(H, W, 3)`; may be None where the objective has no content layers.
+      content: the photo, `(H, W, 3)`; None if only the style is wanted.
       styles: paintings, each `(H', W', 3)` of any size.
       style_weights: how much each painting counts in a blend; equal by default, sum taken as 1.
       content_masks: a mask `(H, W)` in [0, 1] of the photo for each painting.
       style_masks: a mask `(H', W')` for each painting, of the part whose style is taken.
 
     Raises:
-      ValueError: numbers of paintings, weights and masks that do not match, negative weights, no
-        content or style where the objective compares some.
+      ValueError: numbers of paintings, weights and masks that do not match, or negative weights.
     """
     for name, given in (
         ("style_weights", style_weights),
@@ -212,10 +209,6 @@ def targets(
     ):
         if given is not None and len(given) != len(styles):
             raise ValueError(f"{name}: one for each of {len(styles)} styles, got {len(given)}")
-    if objective.content_layers and content is None:
-        raise ValueError(f"content is missing: the objective compares {objective.content_layers}")
-    if objective.style_layers and not styles:
-        raise ValueError(f"styles is empty: the objective compares {objective.style_layers}")
     if style_weights is None:
         style_weights = [1.0] * len(styles)
     shares = np.asarray(style_weights, np.float32)

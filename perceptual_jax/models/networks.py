@@ -141,7 +141,7 @@ class StyleNetwork(nn.Module):
         return _pixels(x, self.output)[:, :height, :width]
 
 
-def paper_style_network(styles: int = 1) -> StyleNetwork:
+def paper_style_network(*, styles: int = 1) -> StyleNetwork:
     """The style network exactly as in the supplement of Johnson et al. 2016."""
     return StyleNetwork(
         styles=styles,
