@@ -161,8 +161,9 @@ class Targets(NamedTuple):
     regions: dict[str, jax.Array]
 
 
-def _gram_normalization(objective: Objective) -> str:
-    return "positions" if objective.formulation == "gatys" else "elements"
+def _gram(objective: Objective, features: jax.Array, mask: jax.Array | None) -> jax.Array:
+    normalize_by = "positions" if objective.formulation == "gatys" else "elements"
+    return losses.gram_matrix(features, normalize_by=normalize_by, mask=mask)
 
 
 def _shrink(mask: ArrayLike, layer: str) -> jax.Array:
@@ -215,33 +216,26 @@ def targets(
     if styles and not (np.all(shares >= 0) and 0 < shares.sum() < np.inf):
         raise ValueError(f"style_weights must be at least 0, and not all 0, got {style_weights}")
 
-    content_features: dict[str, jax.Array] = {}
-    if content is not None:
-        content_features = _features(objective, params, content, objective.content_layers)
+    def gram(index: int, layer: str, features: jax.Array) -> jax.Array:
+        mask = None if style_masks is None else _shrink(style_masks[index], layer)
+        return _gram(objective, features, mask)
 
-    normalization = _gram_normalization(objective)
-    grams: dict[str, list[jax.Array]] = {layer: [] for layer in objective.style_layers}
-    for index, style in enumerate(styles):
-        found = _features(objective, params, style, objective.style_layers)
-        for layer, features in found.items():
-            mask = None
-            if style_masks is not None:
-                mask = _shrink(style_masks[index], layer)
-            gram = losses.gram_matrix(features, normalize_by=normalization, mask=mask)
-            grams[layer].append(gram)
-
-    stacked = {layer: jnp.stack(found) for layer, found in grams.items() if found}
+    found = [_features(objective, params, style, objective.style_layers) for style in styles]
+    grams = {
+        layer: jnp.stack([gram(index, layer, of[layer]) for index, of in enumerate(found)])
+        for layer in (objective.style_layers if styles else ())
+    }
     regions: dict[str, jax.Array] = {}
-    if content_masks is None:
-        shares = shares / shares.sum() if styles else shares
-        stacked = {
-            layer: jnp.tensordot(shares, found, axes=1, precision=jax.lax.Precision.HIGHEST)[None]
-            for layer, found in stacked.items()
-        }
-    else:
+    if content_masks is not None:
         for layer in objective.style_layers:
             regions[layer] = jnp.stack([_shrink(mask, layer) for mask in content_masks])
-    return Targets(content_features, stacked, regions)
+    else:
+        blend = functools.partial(jnp.tensordot, axes=1, precision=jax.lax.Precision.HIGHEST)
+        grams = {layer: blend(shares / shares.sum(), each)[None] for layer, each in grams.items()}
+    photo = {}
+    if content is not None:
+        photo = _features(objective, params, content, objective.content_layers)
+    return Targets(photo, grams, regions)
 
 
 def _features(
@@ -260,7 +254,7 @@ def _style_term(
     parts = []
     for index in range(grams.shape[0]):
         mask = None if regions is None else regions[index]
-        gram = losses.gram_matrix(features, normalize_by=_gram_normalization(objective), mask=mask)
+        gram = _gram(objective, features, mask)
         if objective.formulation == "gatys":
             loss = losses.gatys_style_of_grams(gram, grams[index])
         else:

@@ -134,6 +134,17 @@ CASES = {
             STYLE_VARIABLES, x, network=STYLE_NETWORK, style_weights=[0.3, 0.7]
         )
     ),
+    "models.blend_regions": Case(
+        lambda x: models.blend_regions(x, [jnp.flip(x, -2), 0.5 * x], [MASK, 1.0 - MASK]),
+        batches=False,
+        symbolic=False,
+    ),
+    "models.blend_with_photo": Case(
+        lambda x: models.blend_with_photo(
+            x, jnp.flip(x, -2), keep_colors="histogram", strength=0.7
+        ),
+        batches=False,
+    ),
     "models.enlarge": Case(
         lambda x: models.enlarge(ENLARGER_VARIABLES, x, network=ENLARGER), side=5
     ),
@@ -141,6 +152,13 @@ CASES = {
 
 # They say something about layers and parameters, prepare them, or raise.
 NOT_OF_ARRAYS = {
+    "models.assemble",  # Of NumPy arrays, for pictures of any size, as the next ones.
+    "models.enlarge_tiles",
+    "models.match_input",
+    "models.stylize_regions",
+    "models.stylize_tiles",
+    "models.paper_style_network",
+    "models.paper_super_resolution_network",
     "vgg.check_layers",
     "vgg.freeze",  # Specified in test_vgg.py: what it gives up is what this file asks for.
     "vgg.layer_names",
@@ -199,7 +217,7 @@ def test_every_public_function_is_here() -> None:
         and value.__module__ == module.__name__
         and not name.startswith("_")
     }
-    public |= {f"models.{name}" for name in ("stylize", "enlarge")}
+    public |= {f"models.{name}" for name in models.__all__ if name[0].islower()}
     covered = {name.split(" of a ")[0].split(",")[0] for name in CASES}
     assert public == covered | NOT_OF_ARRAYS
 

@@ -19,6 +19,7 @@ from perceptual_jax import color
 from perceptual_jax.models import networks, tiling
 from perceptual_jax.models.networks import StyleNetwork
 from perceptual_jax.models.tiling import Tile
+from perceptual_jax.ops.checks import as_images
 
 # Side of the largest tile, in pixels.
 TILE = 1024
@@ -148,6 +149,7 @@ def blend_regions(
     Returns:
       `(..., H, W, 3)`.
     """
+    image, *stylized = (as_images(x).astype(jnp.float32) for x in (image, *stylized))
     masks = [jnp.asarray(mask, jnp.float32) for mask in masks]
     total = jnp.maximum(sum(masks), 1.0)
     shares = [(mask / total)[..., None] for mask in masks]
@@ -178,6 +180,7 @@ def blend_with_photo(
     Raises:
       ValueError: an unknown way to keep colours.
     """
+    stylized, photo = (as_images(x).astype(jnp.float32) for x in (stylized, photo))
     if keep_colors == "luminance":
         stylized = color.replace_luminance(photo, stylized)
     elif keep_colors == "histogram":

@@ -260,7 +260,7 @@ class TestPaper:
 
     def test_has_one_style(self) -> None:
         with pytest.raises(ValueError, match="several styles need normalization='instance'"):
-            apply(networks.paper_style_network(2), {}, jnp.zeros((1, 64, 64, 3)))
+            apply(networks.paper_style_network(styles=2), {}, jnp.zeros((1, 64, 64, 3)))
 
     @pytest.mark.parametrize("train", [False, True])
     def test_has_the_values_of_numpy(self, train: bool) -> None:
