@@ -19,7 +19,7 @@ def as_images(images: ArrayLike, *, channels: int | None = 3) -> jax.Array:
     transformations they are not; layout and dtype are looked at always.
 
     Args:
-      images: JAX's, NumPy's or nested lists.
+      images: JAX's or NumPy's.
       channels: of the last axis; None for any number.
 
     Returns:
