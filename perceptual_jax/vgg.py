@@ -19,8 +19,6 @@ from perceptual_jax.ops import conv, pool
 from perceptual_jax.ops.checks import as_images
 from perceptual_jax.ops.conv import FrozenKernel
 
-check_images = as_images
-
 Params = Mapping[str, Mapping[str, Any]]
 
 POOLINGS = ("max", "avg")

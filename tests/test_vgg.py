@@ -13,6 +13,7 @@ import pytest
 
 from perceptual_jax import vgg
 from perceptual_jax.ops import conv
+from perceptual_jax.ops.checks import as_images
 from perceptual_jax.pretrained import vgg as pretrained_vgg
 from tests import reference
 
@@ -259,10 +260,10 @@ class TestErrors:
     def test_wrong_range_is_told_with_its_values(self) -> None:
         images = jnp.array([0.0, 130.0, 255.0]).reshape(1, 1, 3)
         with pytest.raises(ValueError, match=r"from 0 to 255"):
-            vgg.check_images(images)
+            as_images(images)
 
     def test_images_may_stray_a_little_as_in_optimisation(self) -> None:
-        vgg.check_images(jnp.array([-0.4, 0.5, 1.4]).reshape(1, 1, 3))
+        as_images(jnp.array([-0.4, 0.5, 1.4]).reshape(1, 1, 3))
 
     def test_an_unknown_layer_is_told_what_there_is(self) -> None:
         with pytest.raises(

@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perceptual_jax import vgg
 from perceptual_jax.models.layers import (
     NORMALIZATIONS,
     UPSAMPLINGS,
@@ -30,6 +29,7 @@ from perceptual_jax.models.layers import (
     conv_norm_relu,
 )
 from perceptual_jax.ops import pad
+from perceptual_jax.ops.checks import as_images
 
 FACTORS = (4, 8)
 
@@ -237,18 +237,11 @@ Network = StyleNetwork | SuperResolutionNetwork
 def transform(
     network: Network, variables: Mapping[str, Any], images: Any, *inputs: Any
 ) -> jax.Array:
-    """Applies a network to images `(..., H, W, 3)`, and clips the result to [0, 1].
-
-    Args:
-      network: the network.
-      variables: its variables.
-      images: in [0, 1].
-      *inputs: its other inputs.
-    """
-    vgg.check_images(images)
-    *batch, height, width, channels = jnp.shape(images)
+    """Applies a network to images `(..., H, W, 3)` in [0, 1], and clips the result to [0, 1]."""
+    images = as_images(images)
+    *batch, height, width, channels = images.shape
     if len(batch) != 1:
-        images = jnp.reshape(images, (math.prod(batch), height, width, channels))
+        images = images.reshape(math.prod(batch), height, width, channels)
     outputs: Any = network.apply(variables, images, *inputs)
     outputs = jnp.clip(outputs, 0.0, 1.0)
     # No reshape where none is needed: JAX does not know how to for every way to shard a batch.
@@ -269,8 +262,8 @@ def smallest_side(network: Network) -> int:
 
 def _checked_images(images: Any, *, least: int) -> jax.Array:
     """Float32 `(N, H, W, 3)`, sides of `least` or more."""
-    vgg.check_images(images)
-    shape = jnp.shape(images)
+    images = as_images(images)
+    shape = images.shape
     if len(shape) != 4:
         raise ValueError(f"images must be (N, height, width, 3), got shape {shape}")
     # Each side by itself: of two that are symbolic, none is the smaller.
@@ -278,7 +271,7 @@ def _checked_images(images: Any, *, least: int) -> jax.Array:
         raise ValueError(
             f"images of {shape[1]}x{shape[2]} are too small: both sides need at least {least}"
         )
-    return jnp.asarray(images, jnp.float32)
+    return images.astype(jnp.float32)
 
 
 def _check_choices(network: Network, choices: Mapping[str, Sequence[Any]]) -> None:

@@ -13,6 +13,7 @@ import optax
 from perceptual_jax import objective as objective_lib
 from perceptual_jax import vgg
 from perceptual_jax.objective import Objective, Targets
+from perceptual_jax.ops.checks import as_images
 from perceptual_jax.synthesis.lbfgs import scale_by_lbfgs
 from perceptual_jax.synthesis.preconditioning import LOW_FREQUENCY_GAIN, precondition
 
@@ -116,9 +117,7 @@ def init(images: Any, optimizer: Optimizer) -> State:
     Raises:
       ValueError: images of the wrong shape, type or range.
     """
-    images = jnp.asarray(images)
-    vgg.check_images(images)
-    return _init(images.astype(jnp.float32), optimizer=optimizer)
+    return _init(as_images(images).astype(jnp.float32), optimizer=optimizer)
 
 
 @functools.partial(jax.jit, static_argnames="optimizer")
@@ -190,8 +189,7 @@ def advance(
                 grad=gradient,
                 value_fn=lambda coordinates: value(coordinates)[0],
             )
-            moved = State(
-                origin=state.origin,
+            moved = state._replace(
                 coordinates=jnp.where(stopped, state.coordinates, state.coordinates + updates),
                 optimizer=optimizer_state,
                 best=jnp.where(better, image, state.best),
