@@ -1,8 +1,8 @@
 """Train the weights of a network: configuration, state, one jitted step and the loop, for any task.
 
-A step is data-parallel over all devices of all processes: every device holds the weights, and
-computes its share of the batch.  A run that goes on from a saved `TrainState`, with the position of
-its input at that step, ends with the same bits as one that was never interrupted.
+A step is data-parallel: every device of every process holds the weights, and computes its share of
+the batch.  A run that goes on from a saved `TrainState` and position of its input ends with the
+same bits as one that was never interrupted.
 """
 
 import dataclasses
@@ -25,12 +25,13 @@ from perceptual_jax.training.train_losses import Loss
 # A run ends after this many steps in a row that were not finite.
 PATIENCE = 20
 
-LOSS_MEANS = ("log", "linear")
-SCHEDULES = ("cosine", "constant")
-
 # By optimizer: Adam's is that of Johnson et al. 2016, Muon's was found by experiment.
 LEARNING_RATES = {"adam": 1e-3, "muon": 2e-3}
-OPTIMIZERS = tuple(LEARNING_RATES)
+
+
+def setting(text: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
+    """A field of a configuration with its help text and its limits, `choices` or `least`."""
+    return dataclasses.field(default=default, metadata={"help": text, **limits})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,56 +45,42 @@ class TrainConfig:
       ValueError: a value is out of its range.
     """
 
-    steps: int = dataclasses.field(metadata={"help": "Updates in all.", "least": 1})
-    optimizer: str = dataclasses.field(
+    steps: int = setting("Updates in all.", least=1)
+    optimizer: str = setting(
+        "adam, as in the paper; or muon (Jordan et al. 2024), which makes the step of a kernel, as "
+        "a matrix, orthogonal. It learns a style in fewer steps, and magnifies rounding. The "
+        "output layer, biases and normalisation stay with Adam.",
         default="adam",
-        metadata={
-            "help": "adam, as in the paper; or muon (Jordan et al. 2024), which makes the step of "
-            "a kernel, as a matrix, orthogonal. It learns a style in fewer steps, and magnifies "
-            "rounding. The output layer, biases and normalisation stay with Adam.",
-            "choices": OPTIMIZERS,
-        },
+        choices=tuple(LEARNING_RATES),
     )
-    learning_rate: float | None = dataclasses.field(
+    learning_rate: float | None = setting(
+        "Size of a step: Adam's, or the root mean square of Muon's; none is "
+        f"{LEARNING_RATES['adam']} for adam, as in the paper, and {LEARNING_RATES['muon']} for "
+        "muon.",
         default=None,
-        metadata={
-            "help": "Size of a step: Adam's, or the root mean square of Muon's; none is "
-            f"{LEARNING_RATES['adam']} for adam, as in the paper, and {LEARNING_RATES['muon']} for "
-            "muon.",
-        },
     )
-    schedule: str = dataclasses.field(
+    schedule: str = setting(
+        "How the learning rate goes on: cosine falls to 0 at the last step; constant, as in the "
+        "paper.",
         default="cosine",
-        metadata={
-            "help": "How the learning rate goes on: cosine falls to 0 at the last step; constant, "
-            "as in the paper.",
-            "choices": SCHEDULES,
-        },
+        choices=("cosine", "constant"),
     )
-    warmup_steps: int = dataclasses.field(
-        default=0,
-        metadata={"help": "Steps over which the learning rate rises from 0.", "least": 0},
+    warmup_steps: int = setting(
+        "Steps over which the learning rate rises from 0.", default=0, least=0
     )
-    loss_mean: str = dataclasses.field(
+    loss_mean: str = setting(
+        "Minimise the mean of the photos' losses (linear, as in the paper) or of their logarithms "
+        "(log): gradients of photos differ tenfold in size, and the largest decide the steps of "
+        "the linear mean.",
         default="log",
-        metadata={
-            "help": "Minimise the mean of the photos' losses (linear, as in the paper) or of their "
-            "logarithms (log): gradients of photos differ tenfold in size, and the largest decide "
-            "the steps of the linear mean.",
-            "choices": LOSS_MEANS,
-        },
+        choices=("log", "linear"),
     )
-    ema_decay: float = dataclasses.field(
+    ema_decay: float = setting(
+        "Decay of the exponential moving average of the weights, which is the result; 0 for none. "
+        "At first it is smaller: (1 + step) / (10 + step) at most.",
         default=0.999,
-        metadata={
-            "help": "Decay of the exponential moving average of the weights, which is the result; "
-            "0 for none. At first it is smaller: (1 + step) / (10 + step) at most.",
-        },
     )
-    accumulate: int = dataclasses.field(
-        default=1,
-        metadata={"help": "Parts of a batch, computed one after the other.", "least": 1},
-    )
+    accumulate: int = setting("Parts of a batch, computed one after the other.", default=1, least=1)
     styles_only: bool = False
 
     def __post_init__(self) -> None:
@@ -142,23 +129,14 @@ def _style_labels(params: Any) -> Any:
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes.
-
-    Attributes:
-      step: steps done, those that were skipped included.
-      variables: of the network: `{"params": ..., "batch_stats": ...}`, float32.
-      optimizer: optax's state.
-      ema: the exponential moving average of `variables`.
-      skipped: steps that were not finite, in all.
-      failing: the same, in a row until now.
-    """
+    """Everything that a step changes; `step` counts skipped steps, too."""
 
     step: jax.Array
-    variables: Any
+    variables: Any  # Of the network: `{"params": ..., "batch_stats": ...}`, float32.
     optimizer: Any
     ema: Any
-    skipped: jax.Array
-    failing: jax.Array
+    skipped: jax.Array  # Steps that were not finite, in all.
+    failing: jax.Array  # The same, in a row until now.
 
 
 class NonFiniteError(ArithmeticError):
@@ -167,15 +145,9 @@ class NonFiniteError(ArithmeticError):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `train` measures between two reports.
+    """What `train` measures between two reports: means over their photos, and steps in all.
 
-    Attributes:
-      step: steps done, in all.
-      total: mean loss of the photos since the last report, the sum of the weighted terms.
-      terms: the same of each weighted term.
-      photos_per_second: since the last report.
-      skipped: steps skipped, in all.
-      state: the next step donates it: copy it before the next report.
+    The next step donates `state`: copy it before the next report.
     """
 
     step: int
@@ -288,12 +260,9 @@ def make_step(
             if not config.styles_only or is_style_parameter(path)
         ]
         finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(trained))
-        moved = optax.tree.where(
-            finite,
-            (variables, optimizer_state, ema),
-            (state.variables, state.optimizer, state.ema),
+        variables, optimizer_state, ema = optax.tree.where(
+            finite, (variables, optimizer_state, ema), (state.variables, state.optimizer, state.ema)
         )
-        variables, optimizer_state, ema = moved
         return TrainState(
             step=state.step + 1,
             variables=variables,
@@ -320,8 +289,8 @@ def train(
     """Trains from `state` on, to `config.steps`, and reports now and then.
 
     Args:
-      loss: what is minimised, see `perceptual_jax.training.train_losses`.
-      config: how.
+      loss: see `perceptual_jax.training.train_losses`.
+      config: how it is minimised.
       state: donated.
       batches: this process's part of each batch, without end.
       constants: for the loss, on every device (see `replicate`).
@@ -353,21 +322,16 @@ def train(
         mean = jax.tree.map(lambda *values: float(np.mean(values)), *jax.device_get(pending))
         yield Report(
             step=done,
-            total=mean["total"],
-            terms=mean["terms"],
+            **mean,
             photos_per_second=photos / (time.perf_counter() - began),
             skipped=int(state.skipped),
             state=state,
         )
         if int(state.failing) >= PATIENCE:
-            raise NonFiniteError(_non_finite(jax.device_get(pending[-1]), done))
+            terms = jax.device_get(pending[-1])["terms"]
+            names = ", ".join(name for name, value in terms.items() if not np.isfinite(value))
+            raise NonFiniteError(
+                f"{f'the term {names}' if names else 'the gradient'} was not finite for {PATIENCE} "
+                f"steps in a row, up to step {done}: lower the learning rate or the weights"
+            )
         began, photos, pending = time.perf_counter(), 0, []
-
-
-def _non_finite(metrics: Mapping[str, Any], step: int) -> str:
-    names = [name for name, value in metrics["terms"].items() if not np.isfinite(value)]
-    culprit = f"the term {', '.join(names)}" if names else "the gradient"
-    return (
-        f"{culprit} was not finite for {PATIENCE} steps in a row, up to step {step}: lower the "
-        "learning rate or the weights"
-    )

@@ -5,6 +5,7 @@ training.  It gives one value per photo, the weighted terms whose sum that value
 running statistics.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -39,7 +40,8 @@ def style_constants(
     Returns:
       `{"vgg": ..., "grams": {layer: (styles, C, C)}}`.
     """
-    compute_targets = jax.jit(functools.partial(targets, objective))
+    style_only = dataclasses.replace(objective, content_layers=())
+    compute_targets = jax.jit(functools.partial(targets, style_only))
     grams = [compute_targets(params, styles=[painting]).style for painting in paintings]
     stacked = {
         layer: jnp.concatenate([gram[layer] for gram in grams]) for layer in objective.style_layers
