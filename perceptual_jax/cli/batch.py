@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from perceptual_jax.cli import console
 from perceptual_jax.cli.errors import UserError, message
+from perceptual_jax.cli.interrupts import Interrupts, interruptible
 from perceptual_jax.io import images, resources
 from perceptual_jax.io.images import Picture
 from perceptual_jax.io.storage import pictures_in
@@ -24,7 +25,7 @@ PIPE = "-"
 _Tile = TypeVar("_Tile")
 
 # Processes pictures of one size. Gives one result for each, or None if it was interrupted.
-Apply = Callable[[Sequence[Picture], console.Interrupts], list[Picture] | None]
+Apply = Callable[[Sequence[Picture], Interrupts], list[Picture] | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,9 +68,7 @@ def read(name: str) -> Picture:
         return images.read_picture(file.name)
 
 
-def with_progress(
-    tiles: Iterable[_Tile], count: int, interrupts: console.Interrupts
-) -> Iterator[_Tile]:
+def with_progress(tiles: Iterable[_Tile], count: int, interrupts: Interrupts) -> Iterator[_Tile]:
     """The tiles of a picture until it is interrupted, with a bar if there are several."""
     with console.ProgressBar(count) if count > 1 else contextlib.nullcontext() as bar:
         for number, tile in enumerate(tiles, start=1):
@@ -105,7 +104,7 @@ def _one(job: Job, source: str, output: str | None) -> int:
     if output != PIPE:
         images.check_writable(output)
     picture = job.prepare(read(source))
-    with console.interruptible() as interrupts:
+    with interruptible() as interrupts:
         results = job.apply([picture], interrupts)
     if results is None:
         print("interrupted", file=sys.stderr)
@@ -145,7 +144,7 @@ def _folder(job: Job, source: str, output: str | None) -> int:
     images.check_writable(target / "picture.png")
     failed: list[str] = []
     done = 0
-    with console.ProgressBar(len(files)) as bar, console.interruptible() as interrupts:
+    with console.ProgressBar(len(files)) as bar, interruptible() as interrupts:
         for group in _equal_sized(job, files, failed):
             try:
                 results = job.apply([picture for _, picture in group], interrupts) or []

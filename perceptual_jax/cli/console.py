@@ -1,12 +1,9 @@
-"""The terminal: a progress bar for long work, and signals that lose nothing."""
+"""The terminal: a progress bar for long work."""
 
 import contextlib
 import logging
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from types import FrameType
 from typing import Any
 
 import tqdm
@@ -14,46 +11,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from tqdm.utils import ObjectWrapper
 
 _BAR = "{{desc}} {{percentage:3.0f}}%|{{bar:20}}| {{elapsed}}<{remaining}{{postfix}}"
-
-
-class Interrupts:
-    """Which signal, if any, has requested an early end."""
-
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
-
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        """A signal handler: the first signal is a request, a second one stops at once."""
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
-
-    @property
-    def exit_code(self) -> int:
-        """What a shell expects of a program that a signal ended."""
-        return 0 if self.signal is None else 128 + self.signal
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[Interrupts]:
-    """Within it, Ctrl-C, SIGTERM and SIGHUP only set the object that it gives.
-
-    A loop looks at that after every step, saves what it has, and ends.
-    """
-    interrupts = Interrupts()
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    # `nohup` starts a program with SIGHUP ignored; Windows has no such signal.
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = [signal.signal(number, interrupts.handle) for number in numbers]
-    try:
-        yield interrupts
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 class _Stderr(ObjectWrapper):

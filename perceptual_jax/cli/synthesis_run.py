@@ -14,6 +14,7 @@ import numpy as np
 from perceptual_jax import synthesis
 from perceptual_jax.cli import console
 from perceptual_jax.cli.errors import UserError
+from perceptual_jax.cli.interrupts import interruptible
 from perceptual_jax.training.recorder import RunFolder
 
 _log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def run(
             folder = RunFolder(options.workdir, settings, plot=options.plot)
             record = stack.enter_context(contextlib.closing(folder))
         recording = True
-        interrupts = stack.enter_context(console.interruptible())
+        interrupts = stack.enter_context(interruptible())
         work = sum(math.prod(size) * (steps + 1) for size, steps in stages)
         try:
             with contextlib.closing(console.ProgressBar(work)) as bar:

@@ -19,6 +19,7 @@ import numpy as np
 from perceptual_jax import training
 from perceptual_jax.cli import console, memory, training_flags, training_network
 from perceptual_jax.cli.errors import UserError, usage_errors
+from perceptual_jax.cli.interrupts import interruptible
 from perceptual_jax.cli.training_flags import RunOptions, TrainSettings
 from perceptual_jax.io import resources
 from perceptual_jax.io.storage import FileError
@@ -179,7 +180,7 @@ def run(
     first, alone = jax.process_index() == 0, jax.process_count() == 1
     workdir = str(options.workdir)
     with contextlib.ExitStack() as stack:
-        interrupts = stack.enter_context(console.interruptible())
+        interrupts = stack.enter_context(interruptible())
 
         # The state: of the newest checkpoint, else of the variables that the task begins with.
         with _workdir_errors(workdir):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptual_jax.cli import batch, console
+from perceptual_jax.cli import batch
 from perceptual_jax.cli.errors import UserError
+from perceptual_jax.cli.interrupts import Interrupts, interruptible
 from perceptual_jax.io import images
 from perceptual_jax.io.images import Picture
 from perceptual_jax.io.storage import FileError
@@ -158,17 +159,17 @@ def test_a_disk_that_is_full_is_told_for_each_result(capsys: Captured) -> None:
 
 class TestWithProgress:
     def test_gives_the_tiles_under_a_bar(self, capsys: Captured) -> None:
-        tiles = batch.with_progress(["a", "b", "c"], 3, console.Interrupts())
+        tiles = batch.with_progress(["a", "b", "c"], 3, Interrupts())
         assert list(tiles) == ["a", "b", "c"]
         assert "tile 3 of 3 100%" in capsys.readouterr().err
 
     def test_of_one_tile_shows_none(self, capsys: Captured) -> None:
-        assert list(batch.with_progress(["a"], 1, console.Interrupts())) == ["a"]
+        assert list(batch.with_progress(["a"], 1, Interrupts())) == ["a"]
         assert capsys.readouterr().err == ""
 
     def test_ends_after_the_tile_at_which_it_is_interrupted(self) -> None:
         found = []
-        with console.interruptible() as interrupts:
+        with interruptible() as interrupts:
             for tile in batch.with_progress(["a", "b", "c"], 3, interrupts):
                 found.append(tile)
                 if tile == "b":

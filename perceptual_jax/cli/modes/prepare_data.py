@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from perceptual_jax.cli import console, flags
 from perceptual_jax.cli.errors import UserError
+from perceptual_jax.cli.interrupts import Interrupts, interruptible
 from perceptual_jax.io import images, storage
 from perceptual_jax.io.storage import FileError
 from perceptual_jax.training import photos
@@ -61,7 +62,7 @@ def main(values: Any) -> int:
     source = photos.source(values.input)
     output = _new_folder(values.output)
     skipped: list[FileError] = []
-    with console.interruptible() as interrupts, _staging(output) as folder:
+    with interruptible() as interrupts, _staging(output) as folder:
         jpegs = _jpegs(source, values, skipped, interrupts)
         shards = _write_shards(jpegs, folder, values.photos_per_shard)
         if interrupts:
@@ -81,7 +82,7 @@ def main(values: Any) -> int:
 
 
 def _jpegs(
-    source: photos.Photos, values: Any, skipped: list[FileError], interrupts: console.Interrupts
+    source: photos.Photos, values: Any, skipped: list[FileError], interrupts: Interrupts
 ) -> Iterator[bytes]:
     """The good photos in their order as small JPEGs; errors of the others go to `skipped`."""
     bar = console.ProgressBar(len(source))

@@ -18,6 +18,7 @@ import numpy as np
 from perceptual_jax import __version__, models
 from perceptual_jax.cli import batch, console, flags, memory
 from perceptual_jax.cli.errors import UserError, usage_errors
+from perceptual_jax.cli.interrupts import Interrupts, interruptible
 from perceptual_jax.io import image_grid, images
 from perceptual_jax.io import masks as mask_files
 from perceptual_jax.io.images import Picture
@@ -201,7 +202,7 @@ def _apply(
     trained: TrainedNetwork,
     style_weights: np.ndarray,
     pictures: Sequence[Picture],
-    interrupts: console.Interrupts,
+    interrupts: Interrupts,
 ) -> list[Picture] | None:
     """The results for pictures of one size, or None if it was interrupted."""
     photos = [picture.rgb for picture in pictures]
@@ -231,7 +232,7 @@ def _in_tiles(
     trained: TrainedNetwork,
     style_weights: np.ndarray,
     photo: np.ndarray,
-    interrupts: console.Interrupts,
+    interrupts: Interrupts,
 ) -> np.ndarray:
     """The stylised photo; if it is interrupted, a part of it."""
     options: Any = {"network": trained.network, "tile": values.tile_size}
@@ -283,7 +284,7 @@ def _write_sheet(values: Any, trained: TrainedNetwork) -> int:
     rows: list[list[np.ndarray]] = []
     failed: list[str] = []
     bar = console.ProgressBar(len(sources) * len(trained.styles))
-    with console.interruptible() as interrupts:
+    with interruptible() as interrupts:
         for path in sources:
             try:
                 picture = batch.read(path).fit(values.image_size or _SHEET_SIDE)

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from perceptual_jax import __version__, models
-from perceptual_jax.cli import batch, console, flags, superres_flags
+from perceptual_jax.cli import batch, flags, superres_flags
 from perceptual_jax.cli.errors import UserError, usage_errors
+from perceptual_jax.cli.interrupts import Interrupts
 from perceptual_jax.io import images
 from perceptual_jax.io.images import Picture
 from perceptual_jax.models import super_resolution, tiling
@@ -99,7 +100,7 @@ def _apply(
     values: Any,
     trained: TrainedNetwork,
     pictures: Sequence[Picture],
-    interrupts: console.Interrupts,
+    interrupts: Interrupts,
 ) -> list[Picture] | None:
     """The results for pictures of one size, or None if it was interrupted."""
     small = [picture.rgb for picture in pictures]
@@ -119,7 +120,7 @@ def _apply(
 
 
 def _in_tiles(
-    values: Any, trained: TrainedNetwork, image: np.ndarray, interrupts: console.Interrupts
+    values: Any, trained: TrainedNetwork, image: np.ndarray, interrupts: Interrupts
 ) -> np.ndarray:
     """The enlarged picture; if it is interrupted, a part of it."""
     height, width = image.shape[:2]
