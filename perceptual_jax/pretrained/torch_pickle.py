@@ -43,17 +43,13 @@ _STORAGE_DTYPES: dict[str, np.dtype] = {
     "BoolStorage": np.dtype("?"),
 }
 
-# Checkpoints have these beside their tensors.
-_DTYPE_NAMES = sorted(dtype.name for dtype in _STORAGE_DTYPES.values())
-
-
 # What training programs wrap a state dict in, and what wrappers of a network put before its names.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "model.")
 
 
 def read_state_dict(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
-    """The wanted tensors of the state dict in a file of `torch.save`, see `unwrap` and `read`."""
+    """The wanted tensors of the state dict in a file, see `read` and `unwrap`."""
     return unwrap(read(path, lambda name: wanted(_strip_prefixes(name))))
 
 
@@ -139,47 +135,34 @@ class _StorageType(NamedTuple):
     dtype: np.dtype
 
 
-# A pickle can set attributes of whatever it names.  On a function (its defaults) that would last
-# after the file is read, so what it may call is an instance that has no attributes.
-class _RebuildTensor:
-    __slots__ = ()
+class _Function(NamedTuple):
+    """What a pickle may call; a pickle cannot set attributes of it, as it could of a function."""
 
-    def __call__(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-        return _Tensor(storage, offset, shape, strides)
+    function: Callable[..., Any]
 
-
-class _RebuildParameter:
-    __slots__ = ()
-
-    def __call__(self, tensor: Any, *_: Any) -> Any:
-        return tensor
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
 
 
-class _DropArguments:
-    __slots__ = ()
-
-    def __call__(self, *_: Any) -> None:
-        """For names that are allowed but have no use here."""
-
-
+_REBUILD_TENSOR = _Function(
+    lambda storage, offset, shape, strides, *_: _Tensor(storage, offset, shape, strides)
+)
 _GLOBALS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _OrderedDict,
-    ("torch._utils", "_rebuild_tensor"): _RebuildTensor(),
-    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
-    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
+    ("torch._utils", "_rebuild_tensor"): _REBUILD_TENSOR,
+    ("torch._utils", "_rebuild_tensor_v2"): _REBUILD_TENSOR,
+    ("torch._utils", "_rebuild_parameter"): _Function(lambda tensor, *_: tensor),
     ("torch", "Size"): tuple,
-    ("torch", "device"): _DropArguments(),
+    ("torch", "device"): _Function(lambda *_: None),
     **{("torch", name): _StorageType(dtype) for name, dtype in _STORAGE_DTYPES.items()},
-    **{("torch", name): None for name in _DTYPE_NAMES},
+    # Checkpoints have these beside their tensors.
+    **{("torch", dtype.name): None for dtype in _STORAGE_DTYPES.values()},
 }
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds dicts, lists, numbers, text and described tensors, and nothing else."""
-
     def __init__(self, file: IO[bytes]) -> None:
-        # Python 2 pickled text as bytes.
-        super().__init__(file, encoding="utf-8")
+        super().__init__(file, encoding="utf-8")  # Python 2 pickled text as bytes.
         self.item_sizes: dict[str, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:

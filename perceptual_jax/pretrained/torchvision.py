@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -26,7 +26,7 @@ NORMALIZATIONS = {
 }
 
 # Convolutions in each of the five blocks, and their output channels.
-_CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+_COUNTS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _CHANNELS = (64, 128, 256, 512, 512)
 
 # The fully connected layers, by the names of torchvision and timm.
@@ -40,24 +40,28 @@ _OXFORD_FIRST_KERNEL = "b45cfdd6d2b58b62e381cb9a7e95157765d4e057fa4110e31581541a
 def tree_shapes(depth: int) -> Shapes:
     """Name (`conv1_1/kernel`) and shape of each leaf in the tree of VGG-16 or VGG-19."""
     shapes: Shapes = {"normalization/mean": (3,), "normalization/std": (3,)}
-    inputs = 3
-    for layer in _torch_indices(depth):
-        outputs = _CHANNELS[int(layer[len("conv")]) - 1]
-        shapes[f"{layer}/kernel"] = (3, 3, inputs, outputs)
-        shapes[f"{layer}/bias"] = (outputs,)
-        inputs = outputs
+    for layer, _, inputs, outputs in _convolutions(depth):
+        shapes |= {f"{layer}/kernel": (3, 3, inputs, outputs), f"{layer}/bias": (outputs,)}
     return shapes
 
 
 def torch_shapes(depth: int) -> Shapes:
     """Name (`features.0.weight`) and shape of each feature tensor of torchvision's network."""
-    ours = tree_shapes(depth)
     shapes: Shapes = {}
-    for layer, index in _torch_indices(depth).items():
-        height, width, inputs, outputs = ours[f"{layer}/kernel"]
-        shapes[f"features.{index}.weight"] = (outputs, inputs, height, width)
-        shapes[f"features.{index}.bias"] = (outputs,)
+    for _, theirs, inputs, outputs in _convolutions(depth):
+        shapes |= {f"{theirs}.weight": (outputs, inputs, 3, 3), f"{theirs}.bias": (outputs,)}
     return shapes
+
+
+def _convolutions(depth: int) -> Iterator[tuple[str, str, int, int]]:
+    """Our name and torchvision's of each convolution, its input and output channels."""
+    place, inputs = 0, 3
+    for block, (count, outputs) in enumerate(zip(_COUNTS[depth], _CHANNELS, strict=True), 1):
+        for index in range(1, count + 1):
+            yield f"conv{block}_{index}", f"features.{place}", inputs, outputs
+            inputs = outputs
+            place += 2  # The convolution and its ReLU;
+        place += 1  # the pooling.
 
 
 def is_used(name: str) -> bool:
@@ -67,7 +71,12 @@ def is_used(name: str) -> bool:
 
 def tree_problems(tensors: Mapping[str, np.ndarray]) -> list[str]:
     """Why flat `tensors` are not the parameters of a VGG; empty if they are."""
-    return _problems(tensors, [tree_shapes(depth) for depth in _CONVOLUTIONS])
+    return _problems(tensors, tree_shapes)
+
+
+def _problems(tensors: Mapping[str, np.ndarray], shapes: Callable[[int], Shapes]) -> list[str]:
+    """The mismatches with the nearer of the two networks."""
+    return min((tensorfile.mismatches(tensors, shapes(depth)) for depth in _COUNTS), key=len)
 
 
 def from_torchvision(
@@ -92,25 +101,21 @@ def from_torchvision(
         of them; or the normalisation is unknown.
     """
     if normalization not in NORMALIZATIONS:
-        known = ", ".join(NORMALIZATIONS)
-        raise ValueError(f"normalization must be one of {known}, got {normalization!r}")
+        raise ValueError(f"normalization must be in {[*NORMALIZATIONS]}, got {normalization!r}")
     arrays = {k: np.asarray(v) for k, v in state_dict.items() if not k.startswith(_UNUSED)}
-    problems = _problems(arrays, [torch_shapes(depth) for depth in _CONVOLUTIONS])
-    if problems:
+    if problems := _problems(arrays, torch_shapes):
         raise ValueError(
             "not a state dict of torchvision's VGG-16 or VGG-19 (without batch normalisation): "
             + "; ".join(problems)
         )
-    mean, std = NORMALIZATIONS[normalization]
-    params = {
-        "normalization": {"mean": np.array(mean, np.float32), "std": np.array(std, np.float32)}
-    }
-    depth = next(depth for depth in _CONVOLUTIONS if torch_shapes(depth).keys() == arrays.keys())
-    for layer, index in _torch_indices(depth).items():
-        kernel = arrays[f"features.{index}.weight"].transpose(2, 3, 1, 0)
+    mean, std = (np.array(values, np.float32) for values in NORMALIZATIONS[normalization])
+    params = {"normalization": {"mean": mean, "std": std}}
+    # Of VGG-16 there are 13 kernels and as many biases.
+    for layer, theirs, *_ in _convolutions(16 if len(arrays) == 26 else 19):
+        kernel = arrays[f"{theirs}.weight"].transpose(2, 3, 1, 0)
         params[layer] = {
             "kernel": np.ascontiguousarray(kernel, np.float32),
-            "bias": arrays[f"features.{index}.bias"].astype(np.float32),
+            "bias": arrays[f"{theirs}.bias"].astype(np.float32),
         }
     return params
 
@@ -121,30 +126,11 @@ def is_oxford(state_dict: Mapping[str, np.ndarray]) -> bool:
     Its first kernel tells, or its classifier, which torchvision's `IMAGENET1K_FEATURES` file alone
     fills with NaNs.
     """
-    classifier = state_dict.get(_CLASSIFIER_BIAS)
-    if classifier is not None and classifier.shape == (4096,) and np.isnan(classifier).all():
+    classifier = state_dict.get(_CLASSIFIER_BIAS, np.zeros(1))
+    if classifier.shape == (4096,) and np.isnan(classifier).all():
         return True
-    kernel = state_dict.get("features.0.weight")
-    if kernel is None or kernel.shape != (64, 3, 3, 3):
-        return False
-    rounded = np.ascontiguousarray(kernel, "<f2")
+    rounded = np.ascontiguousarray(state_dict.get("features.0.weight", np.zeros(1)), "<f2")
     return hashlib.sha256(rounded.data).hexdigest() == _OXFORD_FIRST_KERNEL
-
-
-def _torch_indices(depth: int) -> dict[str, int]:
-    """The index of each convolution among the modules of torchvision's `features`."""
-    indices, place = {}, 0
-    for block, count in enumerate(_CONVOLUTIONS[depth], 1):
-        for index in range(1, count + 1):
-            indices[f"conv{block}_{index}"] = place
-            place += 2  # The convolution and its ReLU;
-        place += 1  # the pooling.
-    return indices
-
-
-def _problems(tensors: Mapping[str, np.ndarray], candidates: list[Shapes]) -> list[str]:
-    """The mismatches with the nearest of several candidates."""
-    return min((tensorfile.mismatches(tensors, shapes) for shapes in candidates), key=len)
 
 
 @dataclass(frozen=True)
@@ -155,9 +141,8 @@ class Source:
       safetensors_url: of which only the features are fetched.
       torch_url: a whole `.pth` file.  The digits after the dash begin its SHA-256, as torchvision
         names its files.
-      first_values: the first values of some tensors of `safetensors_url`.  There is no published
-        digest for a part of that file, so only these, the shapes and dtypes, and that all values
-        are finite, can be checked.
+      first_values: the first values of some tensors of `safetensors_url`, to check besides their
+        shapes, as there is no published digest for a part of that file.
     """
 
     safetensors_url: str
@@ -183,10 +168,6 @@ SOURCES: dict[str, Source] = {
 
 def fetch(source: Source, folder: Path) -> tuple[Params, str]:
     """Fetches a network, or takes its `.pth` file if someone has put it into `folder`.
-
-    Args:
-      source: the addresses.
-      folder: for the download; only parts of unfinished downloads stay there.
 
     Returns:
       The parameters, and the address that they come from.
