@@ -98,16 +98,14 @@ def test_bad_photos_are_named_and_left_out(tmp_path: Path, capsys: Captured) -> 
     (folder / "01.png").write_bytes((folder / "01.png").read_bytes()[:-30])
     (folder / "02.png").write_text("a thousand words")
     (folder / "04.png").unlink()
-    (folder / "04.png").mkdir()  # The name of a picture, but nothing that can be read.
+    (folder / "04.png").mkdir()  # A folder, whatever its name: it is searched, and not counted.
     output = tmp_path / "out"
     assert prepare(f"--input={folder}", f"--output={output}", "--photos_per_shard=2") == 0
     assert greys(output) == [0, 30]
     out, err = capsys.readouterr()
-    assert "photos 2, skipped 3, shards 1" in out
+    assert "photos 2, skipped 2, shards 1" in out
     named = [line for line in err.splitlines() if line.startswith("skipped: ")]
-    assert [
-        f"/{number}.png" in line for number, line in zip(("01", "02", "04"), named, strict=True)
-    ]
+    assert all(f"/{number}.png" in line for number, line in zip(("01", "02"), named, strict=True))
 
 
 def test_shards_can_be_packed_again(tmp_path: Path) -> None:
