@@ -8,6 +8,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -24,11 +25,7 @@ READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP")
 
 
 def decode(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """The RGB and the alpha in a file, see `rgb_and_alpha`.
-
-    Raises:
-      FileError: as `open_picture`.
-    """
+    """The RGB and the alpha in a file, see `rgb_and_alpha`; errors as in `open_picture`."""
     with open_picture(path) as opened:
         opened.load()
         return rgb_and_alpha(upright(opened), path)
@@ -43,7 +40,7 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
         a picture that can be read.
     """
     path = Path(path).expanduser()
-    with file_errors(path), warnings.catch_warnings():
+    with _file_errors(path), warnings.catch_warnings():
         if path.is_dir():
             raise FileError(f"{path} is a folder: give the path of a picture in it")
         if not path.exists():
@@ -54,14 +51,24 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
         # either.  Other warnings stay: all threads of the process share the filters.
         warnings.filterwarnings("ignore", module="PIL")
         # Given a path, Pillow 11 to 13 map some TIFF files into memory and rotate them wrongly.
-        with path.open("rb") as file, Image.open(file, formats=READABLE_FORMATS) as image:
-            check_size(image)
+        with path.open("rb") as file, open_image(file, path) as image:
             yield image
 
 
 @contextlib.contextmanager
-def file_errors(name: str | Path) -> Iterator[None]:
-    """Turns whatever Pillow raises into a `FileError` about the file of this name."""
+def open_image(file: IO[bytes], name: str | Path) -> Iterator[Image.Image]:
+    """An image opened by Pillow; whatever is raised until it is closed is a `FileError` of `name`.
+
+    It leaves the filters of warnings alone, which all threads share.
+    """
+    with _file_errors(name), Image.open(file, formats=READABLE_FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:  # Pillow itself only warns.
+            raise Image.DecompressionBombError
+        yield image
+
+
+@contextlib.contextmanager
+def _file_errors(name: str | Path) -> Iterator[None]:
     try:
         yield
     except (FileError, MemoryError):
@@ -83,12 +90,6 @@ def file_errors(name: str | Path) -> Iterator[None]:
         raise FileError(
             f"{name} is damaged or incomplete ({error}): copy or download it again"
         ) from error
-
-
-def check_size(image: Image.Image) -> None:
-    """Raises Pillow's error for pictures of too many pixels; its own limit is a warning only."""
-    if image.width * image.height > MAX_PIXELS:
-        raise Image.DecompressionBombError
 
 
 def rgb_and_alpha(image: Image.Image, name: str | Path) -> tuple[np.ndarray, np.ndarray | None]:

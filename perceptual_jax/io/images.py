@@ -62,17 +62,12 @@ class Picture:
 
     def fit(self, long_side: int) -> "Picture":
         """`fit` of RGB and alpha."""
-        return Picture(
-            fit(self.rgb, long_side), None if self.alpha is None else fit(self.alpha, long_side)
-        )
+        alpha = None if self.alpha is None else fit(self.alpha, long_side)
+        return Picture(fit(self.rgb, long_side), alpha)
 
 
 def read(path: str | Path) -> np.ndarray:
-    """The RGB of a picture over white, (H, W, 3) float32 in [0, 1]: `read_picture(path).rgb`.
-
-    Raises:
-      FileError: as in `read_picture`.
-    """
+    """The RGB of a picture over white, (H, W, 3) float32 in [0, 1]; errors as in `read_picture`."""
     return read_picture(path).rgb
 
 
@@ -141,9 +136,7 @@ def read_photo(
         raise ValueError(f"short_side must be at least 1, got {short_side}")
     # Not by `decoding.open_picture`, which changes the filters of warnings: threads that read at
     # the same time would restore them in the wrong order.
-    file = io.BytesIO(content)
-    with decoding.file_errors(name), Image.open(file, formats=decoding.READABLE_FORMATS) as opened:
-        decoding.check_size(opened)
+    with decoding.open_image(io.BytesIO(content), name) as opened:
         if min(opened.size) < least:
             raise FileError(f"{name} is too small, {opened.width}x{opened.height}: leave it out")
         if max(opened.size) > MAX_PHOTO_ASPECT * min(opened.size):
@@ -153,8 +146,7 @@ def read_photo(
         opened.load()
         image = decoding.upright(opened)
         scale = short_side / min(image.size)
-        if not enlarge:
-            scale = min(scale, 1.0)
+        scale = scale if enlarge else min(scale, 1.0)
         width, height = (round(side * scale) for side in image.size)
         if image.mode in _MODES_THAT_BLEND and "transparency" not in image.info:
             image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -219,22 +211,18 @@ def resize(image: np.ndarray, height_width: tuple[int, int]) -> np.ndarray:
     height, width = height_width
     if min(height, width) < 1:
         raise ValueError(f"sizes must be at least 1, got {height_width}")
-
-    def resized(channel: np.ndarray) -> np.ndarray:
-        plane = Image.fromarray(np.ascontiguousarray(channel))
-        return np.asarray(plane.resize((width, height), Image.Resampling.LANCZOS))
-
-    if image.ndim == 2:
-        result = resized(image)
-    else:
-        result = np.stack([resized(image[..., i]) for i in range(image.shape[-1])], axis=-1)
+    planes = image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
+    resized = [
+        np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.LANCZOS))
+        for plane in planes
+    ]
+    result = np.stack(resized, axis=-1).reshape(height, width, *image.shape[2:])
     return np.clip(result, 0.0, 1.0)
 
 
 def fit(image: np.ndarray, long_side: int) -> np.ndarray:
     """`resize` to the same aspect with a longer side of exactly `long_side` pixels."""
-    height, width = image.shape[:2]
-    return resize(image, size_for((height, width), long_side))
+    return resize(image, size_for(image.shape[:2], long_side))
 
 
 def eight_bits(image: np.ndarray) -> np.ndarray:
@@ -286,7 +274,12 @@ def write(
             image = _over_white(image, alpha)
 
     pixels = Image.fromarray(eight_bits(image))
-    options = _encoder_options(format_name, quality) | _metadata(format_name, settings)
+    # By default colour has half the resolution in JPEG, which shows in thin saturated strokes.
+    # Pillow passes over the options that a format does not have.
+    options: dict[str, Any] = {"quality": quality, "subsampling": "4:4:4"}
+    if format_name == "TIFF":
+        options = {"compression": "tiff_adobe_deflate"}
+    options |= _metadata(format_name, settings)
     encoded = io.BytesIO()
     try:
         pixels.save(encoded, format_name, **options)
@@ -327,12 +320,9 @@ def _checked(array: np.ndarray, name: str) -> np.ndarray:
     array = np.asarray(array)
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"{name} must be floats in [0, 1], got {array.dtype}: divide by the range")
-    if array.ndim not in (2, 3):
-        raise ValueError(
-            f"{name} must have shape (H, W) or (H, W, C), got {array.shape}: pass one at a time"
-        )
-    if array.size == 0:
-        raise ValueError(f"{name} is empty, its shape is {array.shape}")
+    if array.ndim not in (2, 3) or array.size == 0:
+        reason = "it is empty" if array.size == 0 else "pass one at a time"
+        raise ValueError(f"{name} must be (H, W) or (H, W, C), got {array.shape}: {reason}")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds NaN or infinity")
     if np.abs(array).max() > _LARGEST_PLAUSIBLE_VALUE:
@@ -352,18 +342,6 @@ def _format_for(path: Path) -> str:
             f"use one of {', '.join(WRITABLE_SUFFIXES)}"
         )
     return WRITABLE_SUFFIXES[path.suffix.lower()]
-
-
-def _encoder_options(format_name: str, quality: int) -> dict[str, Any]:
-    match format_name:
-        case "JPEG":
-            # By default colour has half the resolution, which shows in thin saturated strokes.
-            return {"quality": quality, "subsampling": "4:4:4"}
-        case "WEBP":
-            return {"quality": quality}
-        case "TIFF":
-            return {"compression": "tiff_adobe_deflate"}
-    return {}
 
 
 def _metadata(format_name: str, settings: dict[str, Any] | None) -> dict[str, Any]:

@@ -81,12 +81,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Finds out, before hours of work, whether `atomic_write` will be able to write `path`.
+    """Raises `FileError` if `atomic_write` could not write `path`.
 
     Missing folders are made; no file is left behind.
-
-    Raises:
-      FileError: it cannot be written.
     """
     with _temporary_beside(path):
         pass
@@ -115,11 +112,7 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def put(file: Path, path: str) -> None:
-    """Copies a local file into a bucket.
-
-    Raises:
-      FileError: it cannot be written.
-    """
+    """Copies a local file into a bucket; raises `FileError` if it cannot."""
     # Only here: it is slow to import, and of use to few.
     from etils import epath
 
@@ -130,11 +123,7 @@ def put(file: Path, path: str) -> None:
 
 
 def get(path: str, file: Path) -> None:
-    """Copies a file in a bucket to a local one; does nothing if it is not there.
-
-    Raises:
-      FileError: it cannot be read.
-    """
+    """Copies a file in a bucket, if it is there, to a local one; `FileError` if that fails."""
     from etils import epath
 
     with access(path):

@@ -92,17 +92,18 @@ def fetch_tensors(url: str, path: Path, wanted: Callable[[str], bool]) -> None:
     try:
         description = json.loads(remote.read(8, 8 + length))
         description.pop("__metadata__", None)
-        chosen = {name: about for name, about in description.items() if wanted(name)}
-        places = {name: tuple(about["data_offsets"]) for name, about in chosen.items()}
-        ordered = sorted(chosen, key=places.__getitem__)
+        chosen = sorted(
+            (about["data_offsets"], name, about)
+            for name, about in description.items()
+            if wanted(name)
+        )
         header = tensorfile.header(
             {
-                name: (chosen[name]["dtype"], chosen[name]["shape"], end - begin)
-                for name in ordered
-                for begin, end in [places[name]]
+                name: (about["dtype"], about["shape"], end - begin)
+                for (begin, end), name, about in chosen
             }
         )
-        spans = _merged([(8 + length + begin, 8 + length + end) for begin, end in places.values()])
+        spans = _merged([(8 + length + begin, 8 + length + end) for (begin, end), *_ in chosen])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DownloadError(f"{url} is not a safetensors file: {error}") from error
     _collect(remote, spans, path, header).replace(path)
@@ -145,13 +146,20 @@ class _Remote:
         while start < stop:
             problem = "the connection was cut"
             try:
-                with self._connect(start, stop) as response:
-                    while chunk := response.read(min(_CHUNK, stop - start)):
-                        start += len(chunk)
-                        failures = 0
-                        yield chunk
-                        if start == stop:
-                            return
+                with urllib.request.urlopen(
+                    self._request(start, stop), timeout=TIMEOUT_SECONDS
+                ) as response:
+                    self._check_identity(response, start)
+                    # A server without range requests sends the file from its beginning.
+                    place = start if response.status == 206 else 0
+                    while place < stop and (chunk := response.read(min(_CHUNK, stop - place))):
+                        new = chunk[max(start - place, 0) :]
+                        place += len(chunk)
+                        if new:
+                            start, failures = place, 0
+                            yield new
+                if start == stop:
+                    return
             except DownloadError:
                 raise
             except urllib.error.HTTPError as error:
@@ -170,23 +178,11 @@ class _Remote:
                 raise DownloadError(f"{self.url}: {problem} ({ATTEMPTS} attempts)")
             time.sleep(PAUSE_SECONDS * 2 ** (failures - 1))
 
-    def _connect(self, start: int, stop: int) -> http.client.HTTPResponse:
-        """A response whose next byte is number `start` of the file."""
-        request = urllib.request.Request(self.url, headers=_HEADERS)
-        request.add_header("Range", f"bytes={start}-{stop - 1}")
+    def _request(self, start: int, stop: int) -> urllib.request.Request:
+        headers = {**_HEADERS, "Range": f"bytes={start}-{stop - 1}"}
         if self.etag.startswith('"'):  # A weak tag does not promise the same bytes.
-            request.add_header("If-Range", self.etag)
-        response: http.client.HTTPResponse = urllib.request.urlopen(
-            request, timeout=TIMEOUT_SECONDS
-        )
-        try:
-            self._check_identity(response, start)
-            if response.status != 206:
-                _skip(response, start)
-        except BaseException:
-            response.close()
-            raise
-        return response
+            headers["If-Range"] = self.etag
+        return urllib.request.Request(self.url, headers=headers)
 
     def _check_identity(self, response: http.client.HTTPResponse, start: int) -> None:
         """Keeps the size and ETag of the first response, and compares those of later ones."""
@@ -201,15 +197,6 @@ class _Remote:
         if self.reached and (size, etag) != (self.size, self.etag):
             raise DownloadError(f"{self.url} changed while it was fetched; try again")
         self.reached, self.size, self.etag = True, size, etag
-
-
-def _skip(response: http.client.HTTPResponse, count: int) -> None:
-    """Reads past the beginning of a file, from a server without range requests."""
-    while count > 0:
-        chunk = response.read(min(_CHUNK, count))
-        if not chunk:
-            raise ConnectionError("the connection was cut")
-        count -= len(chunk)
 
 
 def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -13,18 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 from flax import traverse_util
 
 from perceptual_jax.io import resources
 from perceptual_jax.io.storage import FileError
-from perceptual_jax.models.networks import (
-    StyleNetwork,
-    SuperResolutionNetwork,
-    describe,
-    initial_variables,
-)
+from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork, describe
 from perceptual_jax.pretrained import tensorfile, torch_pickle, transformer_net
 
 FORMAT = "perceptual_jax.network"
@@ -63,12 +57,7 @@ class TrainedNetwork:
         return sum(int(self.settings.get(name, 0)) for name in ("steps_before", "steps"))
 
 
-def save(
-    path: str | Path,
-    trained: TrainedNetwork,
-    *,
-    dtype: str = "float16",
-) -> None:
+def save(path: str | Path, trained: TrainedNetwork, *, dtype: str = "float16") -> None:
     """Writes a file in our format; the same network gives the same bytes.
 
     Args:
@@ -86,7 +75,10 @@ def save(
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"dtype must be 'float16' or 'float32', got {dtype!r}")
-    kind = _kind(trained.network)
+    kind = next((kind for kind, module in KINDS.items() if type(trained.network) is module), None)
+    if kind is None:
+        name = type(trained.network).__name__
+        raise ValueError(f"a {name} cannot be saved; only {', '.join(KINDS)} networks")
     leaves = {
         name: np.asarray(leaf, np.float32)
         for name, leaf in traverse_util.flatten_dict(trained.variables, sep="/").items()
@@ -177,12 +169,11 @@ def shipped(kind: str = "style") -> list[str]:
     Raises:
       FileError: a file there cannot be read.
     """
-
-    def kind_of(path: Path) -> str | None:
-        _, metadata = tensorfile.read(path, lambda name: False)
-        return metadata.get("kind")
-
-    return [name for name, path in _shipped_files().items() if kind_of(path) == kind]
+    return [
+        name
+        for name, path in _shipped_files().items()
+        if tensorfile.read(path, lambda name: False)[1].get("kind") == kind
+    ]
 
 
 def _shipped_files() -> dict[str, Path]:
@@ -195,8 +186,8 @@ def _find(name_or_path: str | Path) -> Path:
     if path.is_file():
         return path
     shipped_files = _shipped_files()
-    if str(name_or_path) in shipped_files:
-        return shipped_files[str(name_or_path)]
+    if found := shipped_files.get(str(name_or_path)):
+        return found
     names = f", or one of the names {', '.join(shipped_files)}" if shipped_files else ""
     raise FileError(
         f"there is no network {str(name_or_path)!r}: give the path of a .safetensors or .pth "
@@ -237,23 +228,14 @@ def _network(kind: str, architecture: Mapping[str, Any]) -> nn.Module:
     return KINDS[kind](**architecture)
 
 
-def _kind(network: nn.Module) -> str:
-    for kind, module in KINDS.items():
-        if type(network) is module:
-            return kind
-    raise ValueError(
-        f"a {type(network).__name__} cannot be saved; only {', '.join(KINDS)} networks"
-    )
-
-
 def _problems(
-    network: nn.Module,
+    network: Any,
     leaves: Mapping[str, np.ndarray],
     styles: Sequence[str],
     thumbnails: Sequence[np.ndarray],
 ) -> list[str]:
     """Why these parts are not a network; empty if they are."""
-    problems = tensorfile.mismatches(leaves, _leaf_shapes(network))
+    problems = tensorfile.mismatches(leaves, transformer_net.leaf_shapes(network))
     rows = network.styles if isinstance(network, StyleNetwork) else 0
     if len(styles) != rows:
         problems.append(f"{len(styles)} names for {rows} styles")
@@ -268,13 +250,6 @@ def _problems(
         elif not 0 < min(shape[:2]) <= max(shape[:2]) <= LARGEST_THUMBNAIL:
             problems.append(f"thumbnail {index} is {shape[0]}x{shape[1]}")
     return problems
-
-
-def _leaf_shapes(network: Any) -> tensorfile.Shapes:
-    """Name (`params/conv1/kernel`) and shape of each leaf of a network's variables."""
-    shapes = jax.eval_shape(lambda: initial_variables(network, seed=0))
-    leaves = traverse_util.flatten_dict(shapes, sep="/")
-    return {name: leaf.shape for name, leaf in leaves.items()}
 
 
 def _json(value: Any) -> str:

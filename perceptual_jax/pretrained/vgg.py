@@ -57,7 +57,7 @@ def load_vgg(name_or_path: str | Path = "vgg16") -> Params:
 
 
 def _fetched(name: str, folder: Path) -> Params:
-    """The parameters behind a name, from `folder`, or fetched and kept there for the next time."""
+    """The parameters behind a name, from `folder`, or fetched and kept there."""
     path = folder / f"{name}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,10 +130,9 @@ def _read(path: Path) -> Params:
         state_dict = torch_pickle.unwrap(tensors)
     else:
         state_dict = torch_pickle.read_state_dict(path, torchvision.is_used)
+    oxford = torchvision.is_oxford(state_dict)
     try:
-        if torchvision.is_oxford(state_dict):
-            return from_torchvision(state_dict, normalization="oxford")
-        return from_torchvision(state_dict)
+        return from_torchvision(state_dict, normalization="oxford" if oxford else "torchvision")
     except ValueError as error:
         raise FileError(f"{path}: {error}") from error
 
