@@ -172,8 +172,8 @@ def pictures(flags: Flags) -> None:
     )
 
 
-def objective(flags: Flags, default: "Objective") -> None:
-    """VGG, layers and weights, by default those of a preset."""
+def objective(flags: Flags, default: "Objective", *names: str) -> None:
+    """VGG, layers and weights, by default those of a preset; with `names` only these fields."""
     flags.group("Objective")
     flags.string(
         "vgg",
@@ -181,7 +181,7 @@ def objective(flags: Flags, default: "Objective") -> None:
         "The network: vgg16 (embedded), vgg16-torchvision, "
         "vgg19-torchvision (fetched once), or a file of weights.",
     )
-    flags.fields(default)
+    flags.fields(default, *names)
 
 
 def optimization(flags: Flags, default: Any, *, steps: int, steps_text: str) -> None:

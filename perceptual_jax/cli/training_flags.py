@@ -8,7 +8,7 @@ import jax
 
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.flags import Flags, filled, settings
-from perceptual_jax.training.step import LEARNING_RATES, TrainConfig
+from perceptual_jax.training.step import LEARNING_RATES, TrainConfig, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,65 +18,42 @@ class TrainSettings(TrainConfig):
     A mode has one instance with its defaults for accelerators, and one for CPUs.
     """
 
-    data: str | None = dataclasses.field(
+    data: str | None = setting(
+        "Photos to train on: a folder, a text file of paths, or ArrayRecord shards made by "
+        "--mode=prepare_data; local or gs://. By default the sample photos of examples/.",
         default=None,
-        metadata={
-            "help": "Photos to train on: a folder, a text file of paths, or ArrayRecord shards "
-            "made by --mode=prepare_data; local or gs://. By default the sample photos of "
-            "examples/.",
-        },
     )
-    image_size: int = dataclasses.field(
-        metadata={"help": "Side of the crops that it trains on, in pixels.", "least": 32}
+    image_size: int = setting("Side of the crops that it trains on, in pixels.", least=32)
+    batch_size: int = setting("Photos per step, over all devices of all processes.", least=1)
+    dtype: str = setting(
+        "What convolutions compute in.", default="float32", choices=("float32", "bfloat16")
     )
-    batch_size: int = dataclasses.field(
-        metadata={"help": "Photos per step, over all devices of all processes.", "least": 1}
-    )
-    dtype: str = dataclasses.field(
-        default="float32",
-        metadata={"help": "What convolutions compute in.", "choices": ("float32", "bfloat16")},
-    )
-    seed: int = dataclasses.field(
-        default=0,
-        metadata={"help": "Of the first weights and of the order of the photos.", "least": 0},
-    )
+    seed: int = setting("Of the first weights and of the order of the photos.", default=0, least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """What is kept of a training; nothing of it changes the result."""
 
-    workdir: str | None = dataclasses.field(
+    workdir: str | None = setting(
+        "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events, previews; by default "
+        "one in runs/. Started again with the same folder, a run goes on where it was.",
         default=None,
-        metadata={
-            "help": "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events, previews; "
-            "by default one in runs/. Started again with the same folder, a run goes on where it "
-            "was.",
-        },
     )
-    output: str | None = dataclasses.field(
+    output: str | None = setting(
+        "The network to write; by default network.safetensors in the folder of the run.",
         default=None,
-        metadata={
-            "help": "The network to write; by default network.safetensors in the folder of the run."
-        },
     )
-    store: str = dataclasses.field(
+    store: str = setting(
+        "In what the network's weights are written.",
         default="float16",
-        metadata={
-            "help": "In what the network's weights are written.",
-            "choices": ("float16", "float32"),
-        },
+        choices=("float16", "float32"),
     )
-    checkpoint_every: int = dataclasses.field(
-        default=500,
-        metadata={"help": "Steps between checkpoints; 0 for the end only.", "least": 0},
+    checkpoint_every: int = setting(
+        "Steps between checkpoints; 0 for the end only.", default=500, least=0
     )
-    preview_every: int = dataclasses.field(
-        default=500, metadata={"help": "Steps between previews; 0 for none.", "least": 0}
-    )
-    plot: bool = dataclasses.field(
-        default=True, metadata={"help": "Draw the terms into the folder at the end."}
-    )
+    preview_every: int = setting("Steps between previews; 0 for none.", default=500, least=0)
+    plot: bool = setting("Draw the terms into the folder at the end.", default=True)
 
 
 # The flags of these groups do not change the result of a training.
@@ -85,26 +62,21 @@ _RUN, _PROCESSES = "Run", "Several processes"
 
 def define(flags: Flags, accelerator: TrainSettings, cpu: TrainSettings) -> None:
     """How the weights of a network are trained, with the defaults of either kind of device."""
-    by_device = {
-        "image_size": "",
-        "batch_size": " With several devices, or parts of a batch, the next multiple.",
-        "steps": "",
-    }
+    fields = {field.name: field for field in dataclasses.fields(cpu)}
 
-    def define_by_device(name: str) -> None:
-        (field,) = (field for field in dataclasses.fields(cpu) if field.name == name)
-        text, least = field.metadata["help"], field.metadata["least"]
+    def define_by_device(name: str, more: str = "") -> None:
+        metadata = fields[name].metadata
         first, second = getattr(accelerator, name), getattr(cpu, name)
-        text += f" If not given: {first}, on a CPU {second}.{by_device[name]}"
-        flags.integer(name, None, text, least=least)
+        text = f"{metadata['help']} If not given: {first}, on a CPU {second}.{more}"
+        flags.integer(name, None, text, least=metadata["least"])
 
     flags.group("Photos")
     flags.fields(cpu, "data")
     define_by_device("image_size")
-    define_by_device("batch_size")
+    define_by_device("batch_size", " With several devices, or parts of a batch, the next multiple.")
     flags.group("Training")
     define_by_device("steps")
-    flags.fields(cpu, *(name for name in settings(cpu) if name not in {"data", *by_device}))
+    flags.fields(cpu, *(name for name in settings(cpu) if name not in flags.values))
 
 
 def define_run(flags: Flags) -> None:
@@ -149,13 +121,11 @@ def config_of(
 
 def settings_of(values: Any, config: TrainSettings) -> dict[str, Any]:
     """Every flag that decides the result, with the value that is used."""
-    flags = {
-        flag.name: flag.value
-        for group, members in values.flags_by_module_dict().items()
-        for flag in members
-        if group not in (_RUN, _PROCESSES)
-    }
-    return {**flags, **settings(config)}
+    groups = values.flags_by_module_dict()
+    members = [
+        flag for group in groups if group not in (_RUN, _PROCESSES) for flag in groups[group]
+    ]
+    return {flag.name: flag.value for flag in members} | settings(config)
 
 
 def options_of(values: Any, name: str) -> RunOptions:

@@ -63,7 +63,7 @@ def main(
     begin: Callable[[Any, TrainSettings], Task],
     **changes: Any,
 ) -> int:
-    """Trains a network as the flags say: the `main` of a mode.
+    """Trains a network as the flags say: the `main` of a mode, which gives the exit code.
 
     Args:
       values: of the flags.
@@ -71,9 +71,6 @@ def main(
       name: of the run folder, if the flags give none.
       begin: makes the task of the mode from the values and the configuration.
       **changes: to the configuration.
-
-    Returns:
-      The exit code.
     """
     memory.keep()
     training_flags.join_processes(values)
@@ -160,7 +157,7 @@ def run(
     options: RunOptions,
     write: Callable[[Any, int], None],
 ) -> int:
-    """Trains in a run folder, from where it was left.
+    """Trains in a run folder, from where it was left, and gives the exit code.
 
     Args:
       task: what is trained.
@@ -169,9 +166,6 @@ def run(
       settings: what decides the result; kept with every checkpoint.
       options: what is kept.
       write: gets the averaged variables and the number of steps in the end, in one process.
-
-    Returns:
-      The exit code.
 
     Raises:
       UserError: the training broke down, or the folder cannot be used.
@@ -189,10 +183,11 @@ def run(
             step = saved = int(state.step)
             folder = None
             if first:
-                folder = RunFolder(
-                    workdir, settings, plot=options.plot, resume_step=step, tensorboard=True
+                folder = stack.enter_context(
+                    RunFolder(
+                        workdir, settings, plot=options.plot, resume_step=step, tensorboard=True
+                    )
                 )
-                stack.enter_context(folder)
         if position is not None:
             batches.set_state(position)
 
@@ -210,11 +205,8 @@ def run(
         )
 
         # The loop.
-        with contextlib.ExitStack() as shown, _training_errors():
-            bar = None
-            if first:
-                bar = console.ProgressBar(config.steps, done=step)
-                shown.enter_context(contextlib.closing(bar))
+        bar = console.ProgressBar(config.steps, done=step) if first else None
+        with bar or contextlib.nullcontext(), _training_errors():
             for report in reports:
                 moved, step, state = report.step - step, report.step, report.state
                 if folder and bar:
@@ -266,17 +258,14 @@ def _show(bar: console.ProgressBar, folder: RunFolder, report: training.Report, 
         kind = name.split("/")[0]
         terms[kind] = terms.get(kind, 0.0) + value
     bar.update(moved, f"step {report.step}", terms)
-    folder.record(
-        [
-            {
-                "step": report.step,
-                "total": report.total,
-                "terms": report.terms,
-                "photos_per_second": round(report.photos_per_second, 2),
-                "skipped": report.skipped,
-            }
-        ]
-    )
+    line = {
+        "step": report.step,
+        "total": report.total,
+        "terms": report.terms,
+        "photos_per_second": round(report.photos_per_second, 2),
+        "skipped": report.skipped,
+    }
+    folder.record([line])
 
 
 def _preview(task: Task, variables: Any, path: Path) -> None:

@@ -82,11 +82,7 @@ class Checkpoints:
         self.close()
 
     def save(
-        self,
-        step: int,
-        state: Any,
-        position: Mapping[str, Any],
-        settings: Mapping[str, Any],
+        self, step: int, state: Any, position: Mapping[str, Any], settings: Mapping[str, Any]
     ) -> None:
         """Copies the state, and writes it in the background; the state may be donated at once.
 
@@ -105,7 +101,10 @@ class Checkpoints:
         if step == self._held:
             return
         self.wait()
-        leaves = _copies(state)
+        # JAX lends its own memory where that is the host's, and a step that donates the state
+        # writes over it.
+        host = _by_name(jax.device_get(state))
+        leaves = {name: np.array(leaf, order="C") for name, leaf in host.items()}
         contents = {
             "settings": settings,
             "positions": [json.loads(text) for text in _of_all_processes(json.dumps(position))],
@@ -228,12 +227,13 @@ class Checkpoints:
                 f"{where} is of a run with {count} processes, this one has {jax.process_count()}: "
                 "resume with as many, or begin anew in another folder"
             )
-        found = {_today(name): description for name, description in contents["leaves"].items()}
+        found = {
+            _today(name): f"{dtype}{shape}"
+            for name, (dtype, shape, _) in contents["leaves"].items()
+        }
         for name in sorted({*found, *expected}):
-            saved, wanted = "nothing", "nothing"
-            if name in found:
-                dtype, shape, _ = found[name]
-                saved = f"{dtype}{shape}"
+            saved = found.get(name, "nothing")
+            wanted = "nothing"
             if name in expected:
                 wanted = f"{expected[name].dtype}{list(expected[name].shape)}"
             if saved != wanted:
@@ -297,14 +297,6 @@ def _by_name(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their paths, as `weights/conv1/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _copies(state: Any) -> dict[str, np.ndarray]:
-    # JAX lends its own memory where that is the host's, and a step that donates the state writes
-    # over it.
-    return {
-        name: np.array(leaf, order="C") for name, leaf in _by_name(jax.device_get(state)).items()
-    }
 
 
 def _placed(leaf: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:

@@ -95,8 +95,7 @@ def blur_matrix(length: int, sigma: float) -> np.ndarray:
     matrix = np.zeros((length, length))
     for offset, weight in zip(offsets, weights, strict=True):
         # Mirrored with the border pixel repeated: d c b a | a b c d | d c b a.
-        place = np.arange(length) + offset
-        place = np.mod(place, 2 * length)
-        place = np.where(place >= length, 2 * length - 1 - place, place)
-        np.add.at(matrix, (np.arange(length), place), weight)
+        place = (np.arange(length) + offset) % (2 * length)
+        place = np.minimum(place, 2 * length - 1 - place)
+        matrix[np.arange(length), place] += weight
     return matrix

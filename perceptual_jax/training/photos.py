@@ -36,14 +36,14 @@ _log = logging.getLogger(__name__)
 
 
 class Photos:
-    """Photos by number, in files or in records of shards.
+    """Photos by number, in files or in records of shards, as `source` makes them.
 
-    Made by `source`.  Any number of threads may read at the same time.
+    Any number of threads may read at the same time.
 
     Args:
       count: how many there are.
-      content: gives the bytes of the file of a photo.
-      name: gives the name of a photo.
+      content: gives the bytes of a photo's file: a JPEG, PNG...
+      name: gives the name of a photo: its path, or its place in a shard.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Photos:
     ) -> None:
         self._count = count
         self._content = content
-        self._name = name
+        self.name = name
         self._skipped: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -59,19 +59,14 @@ class Photos:
         return self._count
 
     def __getitem__(self, index: int) -> bytes:
-        """The bytes of a photo's file: a JPEG, PNG..."""
         if not 0 <= index < self._count:
             raise IndexError(index)
         return self._content(index)
 
-    def name(self, index: int) -> str:
-        """The name of a photo: its path, or its place in a shard."""
-        return self._name(index)
-
     @property
     def skipped(self) -> dict[str, str]:
         """Why `read_or_next` has replaced photos so far, by their names."""
-        return {self._name(index): reason for index, reason in sorted(self._skipped.items())}
+        return {self.name(index): reason for index, reason in sorted(self._skipped.items())}
 
     def read(self, index: int, *, short_side: int, **options: Any) -> np.ndarray:
         """The pixels of a photo, (H, W, 3) uint8; options are those of `images.read_photo`.
@@ -79,7 +74,7 @@ class Photos:
         Raises:
           FileError: it cannot be used, whatever the reason.
         """
-        name = self._name(index)
+        name = self.name(index)
         try:
             content = self[index]
         except (IndexError, MemoryError):
@@ -104,15 +99,11 @@ class Photos:
             try:
                 return self.read(candidate, short_side=short_side, **options)
             except FileError as error:
-                self._skip(candidate, str(error))
+                with self._lock:
+                    if candidate not in self._skipped:
+                        _log.warning("skipped, the next photo takes its place: %s", error)
+                    self._skipped[candidate] = str(error)
         raise FileError(f"none of the {self._count} photos can be used: {self._skipped[index]}")
-
-    def _skip(self, index: int, reason: str) -> None:
-        with self._lock:
-            if index in self._skipped:
-                return
-            self._skipped[index] = reason
-        _log.warning("skipped, the next photo takes its place: %s", reason)
 
 
 def source(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Photos:

@@ -94,9 +94,7 @@ class RunFolder:
         """Copies what is new to the bucket, if the folder is in one."""
         if not self._bucket:
             return
-        for path in self.folder.rglob("*"):
-            if not path.is_file():
-                continue
+        for path in filter(Path.is_file, self.folder.rglob("*")):
             status = path.stat()
             version = status.st_mtime_ns, status.st_size
             if self._published.get(path) != version:

@@ -20,7 +20,7 @@ from perceptual_jax.cli.errors import UserError
 from perceptual_jax.io import image_grid, images
 from perceptual_jax.io.storage import pictures_in
 from perceptual_jax.models import networks
-from perceptual_jax.pretrained.networks import TrainedNetwork, load_superres
+from perceptual_jax.pretrained.networks import TrainedNetwork
 from perceptual_jax.training import degradation, recorder, train_losses
 
 # Side of the middle of each picture that is shown, in pixels, and how much larger it is shown.
@@ -67,7 +67,7 @@ def main(values: Any) -> int:
     files = pictures_in(folder)
     if not values.network:
         raise UserError("--network is empty: give feature, pixel or a file")
-    trained = {name: load_superres(name, values.factor) for name in values.network}
+    trained = {name: superres_flags.load_network(name, values.factor) for name in values.network}
     labels = _short(trained, taken="bicubic")
     titles = _short((str(path.relative_to(folder)) for path in files), taken="mean")
     rows: dict[str, Row] = {}

@@ -87,7 +87,7 @@ def _jpegs(
     """The good photos in their order as small JPEGs; errors of the others go to `skipped`."""
     bar = console.ProgressBar(len(source))
     workers = values.workers or os.cpu_count() or 1
-    with futures.ThreadPoolExecutor(workers) as pool, contextlib.closing(bar):
+    with futures.ThreadPoolExecutor(workers) as pool, bar:
         waiting: collections.deque[futures.Future[bytes | FileError]] = collections.deque()
         submitted = iter(range(len(source)))
         for number in range(1, len(source) + 1):

@@ -18,7 +18,7 @@ from perceptual_jax.cli.interrupts import Interrupts
 from perceptual_jax.io import images
 from perceptual_jax.io.images import Picture
 from perceptual_jax.models import super_resolution, tiling
-from perceptual_jax.pretrained.networks import TrainedNetwork, load_superres
+from perceptual_jax.pretrained.networks import TrainedNetwork
 
 
 def define_flags(define: flags.Flags) -> None:
@@ -62,7 +62,7 @@ def define_flags(define: flags.Flags) -> None:
 
 def main(values: Any) -> int:
     superres_flags.check_factor(values)
-    trained = load_superres(values.network, values.factor)
+    trained = superres_flags.load_network(values.network, values.factor)
     trained = dataclasses.replace(
         trained,
         network=trained.network.clone(dtype=values.dtype),

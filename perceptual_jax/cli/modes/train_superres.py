@@ -58,14 +58,7 @@ def define_flags(define: flags.Flags) -> None:
         "0, 0.1, ... 1 in turn, for pictures of unknown origin; blur, of sigma 1, as in the "
         "paper; bicubic, without.",
     )
-    define.group("Objective")
-    define.string(
-        "vgg",
-        "vgg16",
-        "The network of the features: vgg16 (embedded), vgg16-torchvision, vgg19-torchvision "
-        "(fetched once), or a file of weights.",
-    )
-    define.fields(OBJECTIVE, "content_layers", "content_weight")
+    flags.objective(define, OBJECTIVE, "content_layers", "content_weight")
     # From a network for pixels, 1,000 steps with 50 at x4 and 100 at x8 draw no grid; with less
     # weight, or many more steps, they do: weights/networks/README.md.
     define.float("pixel_weight", 100.0, "Of the mean squared difference of pixels in 0..255.")
@@ -98,7 +91,15 @@ def main(values: Any) -> int:
 
 
 def _begin(values: Any, config: TrainSettings) -> training_run.Task:
-    objective, pixel_weight = _objective(values, config)
+    with usage_errors():
+        objective = flags.filled(OBJECTIVE, values, dtype=config.dtype)
+    if values.loss == "pixel":
+        objective = dataclasses.replace(objective, content_layers=())
+    pixel_weight = 0.0 if values.loss == "feature" else values.pixel_weight
+    if not math.isfinite(pixel_weight):
+        raise UserError(f"--pixel_weight={pixel_weight} must be a finite number")
+    if not (objective.layers and objective.content_weight) and not pixel_weight:
+        raise UserError(f"--loss={values.loss} has no layer or weight: nothing would be learnt")
     if config.image_size > values.photo_size:
         raise UserError(
             f"--photo_size={values.photo_size} is less than --image_size={config.image_size}"
@@ -108,8 +109,7 @@ def _begin(values: Any, config: TrainSettings) -> training_run.Task:
     if objective.layers:
         params = load_vgg(values.vgg)
         with usage_errors():
-            vgg.check_layers(params, objective.layers)
-        constants = {"vgg": vgg.freeze(params, objective.layers, dtype=objective.dtype)}
+            constants["vgg"] = vgg.freeze(params, objective.layers, dtype=objective.dtype)
     return training_run.Task(
         network=trained,
         loss=train_losses.superres_loss(trained.network, objective, pixel_weight=pixel_weight),
@@ -120,20 +120,6 @@ def _begin(values: Any, config: TrainSettings) -> training_run.Task:
             "transform": functools.partial(_degraded, values.factor, values.degradation),
         },
     )
-
-
-def _objective(values: Any, config: TrainSettings) -> tuple[Objective, float]:
-    """Of the features, and the weight of the pixels."""
-    with usage_errors():
-        objective = flags.filled(OBJECTIVE, values, dtype=config.dtype)
-    if values.loss == "pixel":
-        objective = dataclasses.replace(objective, content_layers=())
-    pixel_weight = 0.0 if values.loss == "feature" else values.pixel_weight
-    if not math.isfinite(pixel_weight):
-        raise UserError(f"--pixel_weight={pixel_weight} must be a finite number")
-    if not (objective.layers and objective.content_weight) and not pixel_weight:
-        raise UserError(f"--loss={values.loss} has no layer or weight: nothing would be learnt")
-    return objective, pixel_weight
 
 
 def _network(values: Any, config: TrainSettings) -> TrainedNetwork:

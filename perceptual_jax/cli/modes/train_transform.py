@@ -75,7 +75,10 @@ def _begin(values: Any, config: TrainSettings) -> training_run.Task:
         raise UserError("--style is empty: give a painting")
     with usage_errors():
         objective = flags.filled(JOHNSON, values, dtype=config.dtype)
-    paintings = [_painting(name, values.style_size) for name in values.style]
+    paintings = [
+        images.fit(images.read(resources.picture(name, "styles")), values.style_size)
+        for name in values.style
+    ]
     params = load_vgg(values.vgg)
     with usage_errors():
         vgg.check_layers(params, objective.layers)
@@ -96,10 +99,6 @@ def _begin(values: Any, config: TrainSettings) -> training_run.Task:
         constants=train_losses.style_constants(objective, params, paintings),
         preview=functools.partial(_preview, trained, config.image_size),
     )
-
-
-def _painting(name: str, long_side: int) -> np.ndarray:
-    return images.fit(images.read(resources.picture(name, "styles")), long_side)
 
 
 def _network(values: Any, config: TrainSettings, paintings: list[np.ndarray]) -> TrainedNetwork:
@@ -164,13 +163,9 @@ def _preview(trained: TrainedNetwork, side: int, variables: Any, path: Path) -> 
         images.fit(images.read(resources.picture(name, "content")), max(256, side))
         for name in resources.example_names("content")
     ]
-    rows: list[list[np.ndarray]] = [photos]
-    for one_hot in np.eye(len(trained.styles), dtype=np.float32):
-        stylised = [
-            stylization.stylize_batch(
-                variables, photo[None], style_weights=one_hot, network=trained.network
-            )
-            for photo in photos
-        ]
-        rows.append([np.asarray(batch[0]) for batch in stylised])
+    stylize = functools.partial(stylization.stylize_batch, variables, network=trained.network)
+    rows = [photos] + [
+        [np.asarray(stylize(photo[None], style_weights=one_hot)[0]) for photo in photos]
+        for one_hot in np.eye(len(trained.styles), dtype=np.float32)
+    ]
     images.write(path, image_grid.draw(rows, row_labels=["photo", *trained.styles]))
