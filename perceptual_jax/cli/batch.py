@@ -13,12 +13,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
+import numpy as np
+
 from perceptual_jax.cli import console
-from perceptual_jax.cli.errors import UserError, message
+from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out, usage_errors
 from perceptual_jax.cli.interrupts import Interrupts, interruptible
 from perceptual_jax.io import images, resources
 from perceptual_jax.io.images import Picture
 from perceptual_jax.io.storage import pictures_in
+from perceptual_jax.models import tiling
+from perceptual_jax.models.networks import Network
+from perceptual_jax.pretrained.networks import TrainedNetwork
 
 PIPE = "-"
 
@@ -55,11 +61,7 @@ def is_folder(name: str) -> bool:
 
 
 def read(name: str) -> Picture:
-    """The picture in a file, behind the name of an example, or on standard input.
-
-    Raises:
-      FileError: as `images.read_picture`.
-    """
+    """The picture in a file, behind the name of an example, or on standard input."""
     if name != PIPE:
         return images.read_picture(resources.picture(name, "content"))
     with tempfile.NamedTemporaryFile(prefix="stdin-") as file:
@@ -79,17 +81,50 @@ def with_progress(tiles: Iterable[_Tile], count: int, interrupts: Interrupts) ->
                 return
 
 
+def prepared(trained: TrainedNetwork, values: Any) -> TrainedNetwork:
+    """The network on the device, computing in `--dtype`; `--tile_size` is checked against it."""
+    with usage_errors():
+        tiling.tiles((1, 1), trained.network, values.tile_size)
+    return dataclasses.replace(
+        trained,
+        network=trained.network.clone(dtype=values.dtype),
+        variables=jax.device_put(trained.variables),
+    )
+
+
+def results(
+    pictures: Sequence[Picture],
+    interrupts: Interrupts,
+    network: Network,
+    tile_size: int,
+    *,
+    at_once: Callable[[np.ndarray], jax.Array],
+    in_tiles: Callable[[np.ndarray], Iterable[tiling.Tile]],
+    scale: int = 1,
+) -> list[np.ndarray] | None:
+    """What a network makes of pictures of one size, or None if it was interrupted.
+
+    Several are computed `at_once`, from `(N, H, W, 3)` to `(N, scale H, scale W, 3)`; a single one
+    `in_tiles`, with a bar.
+    """
+    arrays = [picture.rgb for picture in pictures]
+    with usage_errors():
+        if len(arrays) > 1:
+            return list(np.array(at_once(np.stack(arrays))))
+        height, width = arrays[0].shape[:2]
+        count = len(tiling.tiles((height, width), network, tile_size))
+        tiles = with_progress(in_tiles(arrays[0]), count, interrupts)
+        result = tiling.assemble(tiles, (scale * height, scale * width, 3))
+    return None if interrupts else [result]
+
+
 def run(job: Job, source: str, output: str | None) -> int:
-    """Processes what `--input` and `--output` name.
+    """Processes what `--input` and `--output` name, and returns the exit code for the shell.
 
     Args:
       job: how.
       source: a file, the name of an example, a folder, or `PIPE`.
-      output: a file, a folder for a folder, or `PIPE`; None for `SOURCE-LABEL.png`, or for `PIPE`
-        after a pipe.
-
-    Returns:
-      The exit code for the shell.
+      output: a file, a folder for a folder, or `PIPE`; None as for `output_of`.
 
     Raises:
       UserError, FileError: nothing can be read or written there.
@@ -97,12 +132,21 @@ def run(job: Job, source: str, output: str | None) -> int:
     return (_folder if is_folder(source) else _one)(job, source, output)
 
 
-def _one(job: Job, source: str, output: str | None) -> int:
-    began = time.monotonic()
-    if output is None:
-        output = PIPE if source == PIPE else f"{Path(source).stem}-{job.label}.png"
+def output_of(source: str, output: str | None, label: str) -> str:
+    """`--output`, which is by default `SOURCE-LABEL.png`, or `PIPE` after a pipe.
+
+    Raises:
+      FileError: it cannot be written.
+    """
+    output = output or (PIPE if source == PIPE else f"{Path(source).stem}-{label}.png")
     if output != PIPE:
         images.check_writable(output)
+    return output
+
+
+def _one(job: Job, source: str, output: str | None) -> int:
+    began = time.monotonic()
+    output = output_of(source, output, job.label)
     picture = job.prepare(read(source))
     with interruptible() as interrupts:
         results = job.apply([picture], interrupts)
@@ -117,11 +161,7 @@ def _one(job: Job, source: str, output: str | None) -> int:
 
 
 def write(output: str, picture: Picture, settings: dict[str, Any]) -> None:
-    """To a file, or as PNG to standard output.
-
-    Raises:
-      FileError: as `images.write`.
-    """
+    """Writes to a file, or as PNG to standard output."""
     if output != PIPE:
         images.write(output, picture.rgb, alpha=picture.alpha, settings=settings)
         return
@@ -146,32 +186,23 @@ def _folder(job: Job, source: str, output: str | None) -> int:
     done = 0
     with console.ProgressBar(len(files)) as bar, interruptible() as interrupts:
         for group in _equal_sized(job, files, failed):
-            try:
+            results: list[Picture] = []
+            with leaving_out(failed, *(path for path, _ in group)):
                 results = job.apply([picture for _, picture in group], interrupts) or []
-            except (UserError, OSError) as error:
-                failed += [f"{path}: {message(error)}" for path, _ in group]
-                results = []
             for (path, _), result in zip(group, results, strict=False):
                 place = target / path.relative_to(folder)
                 if place.suffix.lower() not in images.WRITABLE_SUFFIXES:
                     taken = path.with_suffix(".png") in files
                     place = place.with_suffix(f"{path.suffix}.png" if taken else ".png")
-                try:
+                with leaving_out(failed, place):
                     write(str(place), result, job.settings)
                     done += 1
-                except (UserError, OSError) as error:
-                    failed.append(message(error))
             bar.update(len(group), f"{done} done", {})
             if interrupts:
                 break
     print(f"{target}: {done} of {len(files)} pictures")
-    for line in failed:
-        print(f"left out: {line}", file=sys.stderr)
-    if interrupts:
-        return interrupts.exit_code
-    if not failed:
-        return 0
-    return 1 if done else 2
+    code = report_left_out(failed, done)
+    return interrupts.exit_code or code
 
 
 def _equal_sized(
@@ -180,15 +211,10 @@ def _equal_sized(
     """Neighbouring pictures that can be processed at once: equal in size, and not too large."""
     group: list[tuple[Path, Picture]] = []
     for path in files:
-        try:
-            picture = images.read_picture(path)
-        except (UserError, OSError) as error:
-            failed.append(message(error))
-            continue
-        try:
-            picture = job.prepare(picture)
-        except (UserError, OSError) as error:
-            failed.append(f"{path}: {message(error)}")
+        picture = None
+        with leaving_out(failed, path):
+            picture = job.prepare(images.read_picture(path))
+        if picture is None:
             continue
         shape = picture.rgb.shape
         if group and (

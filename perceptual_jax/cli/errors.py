@@ -1,8 +1,10 @@
-"""The error that a person at the command line can mend."""
+"""The error that a person at the command line can mend, and pictures that are left out for one."""
 
 import contextlib
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -26,3 +28,22 @@ def usage_errors() -> Iterator[None]:
 def message(error: Exception) -> str:
     """What an error says, in one line: `No space left on device: 'x.png'` without its number."""
     return re.sub(r"^\[\w+ -?\d+\] ", "", " ".join(str(error).split()))
+
+
+@contextlib.contextmanager
+def leaving_out(failed: list[str], *paths: str | Path) -> Iterator[None]:
+    """Adds what is wrong with the pictures that it is about to `failed`, and goes on."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        text = message(error)
+        failed += [text if str(path) in text else f"{path}: {text}" for path in paths]
+
+
+def report_left_out(failed: Sequence[str], done: object) -> int:
+    """Names the pictures that were left out; the exit code is 2 where no other was `done`."""
+    for line in failed:
+        print(f"left out: {line}", file=sys.stderr)
+    if not failed:
+        return 0
+    return 1 if done else 2

@@ -8,12 +8,13 @@ import dataclasses
 import math
 import textwrap
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from absl import flags as absl_flags
 
+from perceptual_jax import __version__
 from perceptual_jax.cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ _Config = TypeVar("_Config", bound="DataclassInstance")
 KEEP_COLORS = ("none", "luminance", "histogram")
 
 _WIDTH = 96
-
-# absl puts these into every set of flags.
-_ABSL_FLAGS = ("flagfile", "undefok")
 
 
 class Flags:
@@ -53,8 +51,7 @@ class Flags:
 
     def list(self, name: str, default: Sequence[str] | None, text: str) -> None:
         """A comma-separated list."""
-        default = default if default is None else list(default)
-        self._define(absl_flags.DEFINE_list, name, default, text)
+        self._define(absl_flags.DEFINE_list, name, default and list(default), text)
 
     def integer(self, name: str, default: int | None, text: str, *, least: int = 0) -> None:
         self._define(absl_flags.DEFINE_integer, name, default, text, lower_bound=least)
@@ -81,13 +78,15 @@ class Flags:
             str: self.string,
             tuple[str, ...]: self.list,
         }
-        fields = {field.name: field for field in _described(config)}
+        described = _described(config)
         types = typing.get_type_hints(type(config))
-        for name in names or fields:
-            metadata = dict(fields[name].metadata)
-            text, default = metadata.pop("help"), getattr(config, name)
-            define = self.enum if "choices" in metadata else kinds[_without_none(types[name])]
-            define(name, default=default, text=text, **metadata)
+        for name in names or described:
+            metadata = dict(described[name])
+            text, kind = metadata.pop("help"), types[name]
+            if type(None) in (members := typing.get_args(kind)):
+                kind = members[0]  # `float` of `float | None`.
+            define = self.enum if "choices" in metadata else kinds[kind]
+            define(name, default=getattr(config, name), text=text, **metadata)
 
     def help(self) -> str:
         """Every flag with its default, by group, in the order of their definition."""
@@ -104,16 +103,10 @@ class Flags:
         return "\n\n".join(blocks)
 
 
-def _described(config: Any) -> list[dataclasses.Field[Any]]:
-    return [field for field in dataclasses.fields(config) if "help" in field.metadata]
-
-
-def _without_none(annotation: Any) -> Any:
-    """`float` of `float | None`."""
-    members = typing.get_args(annotation)
-    if type(None) not in members:
-        return annotation
-    return next(member for member in members if member is not type(None))
+def _described(config: Any) -> dict[str, Mapping[str, Any]]:
+    """The metadata of the fields that have `help` in it."""
+    fields = dataclasses.fields(config)
+    return {field.name: field.metadata for field in fields if "help" in field.metadata}
 
 
 def filled(config: _Config, values: absl_flags.FlagValues, **changes: Any) -> _Config:
@@ -125,20 +118,18 @@ def filled(config: _Config, values: absl_flags.FlagValues, **changes: Any) -> _C
       ValueError: as the dataclass does.
     """
     given = {
-        field.name: tuple(value) if isinstance(value, list) else value
-        for field in _described(config)
-        if field.name in values
-        for value in [getattr(values, field.name)]
+        name: tuple(value) if isinstance(value := values[name].value, list) else value
+        for name in _described(config)
+        if name in values
     }
-    return dataclasses.replace(config, **{**given, **changes})
+    return dataclasses.replace(config, **given | changes)
 
 
 def settings(config: Any) -> dict[str, Any]:
     """The fields that `Flags.fields` makes flags of, for the record of how a result was made."""
     return {
-        field.name: list(value) if isinstance(value, tuple) else value
-        for field in _described(config)
-        for value in [getattr(config, field.name)]
+        name: list(value) if isinstance(value := getattr(config, name), tuple) else value
+        for name in _described(config)
     }
 
 
@@ -189,7 +180,7 @@ def optimization(flags: Flags, default: Any, *, steps: int, steps_text: str) -> 
     flags.group("Optimisation")
     flags.integer("steps", steps, steps_text, least=1)
     flags.fields(default)
-    flags.integer("seed", 0, "Of the white noise.", least=0)
+    flags.integer("seed", 0, "Of the white noise.")
 
 
 def run_folder(flags: Flags) -> None:
@@ -201,23 +192,33 @@ def run_folder(flags: Flags) -> None:
         "Folder that keeps the run: config.json, metrics.jsonl, a plot of the terms, previews.",
     )
     flags.integer(
-        "preview_every",
-        0,
-        "Write the picture so far about every so many iterations; 0 for never.",
-        least=0,
+        "preview_every", 0, "Write the picture so far about every so many iterations; 0 for never."
     )
     flags.boolean("plot", True, "Draw the terms into the folder; takes a second.")
     flags.boolean("check_memory", True, "Refuse a size that will not fit into memory.")
 
 
+def input_and_output(flags: Flags, example: str, label: str) -> None:
+    """The pictures to which a trained network is applied, and its results."""
+    flags.group("Pictures")
+    flags.string(
+        "input",
+        example,
+        "The picture: a file, the name of one in examples/content, a folder of pictures, or - for "
+        "standard input.",
+    )
+    flags.string(
+        "output",
+        None,
+        "The picture to write, format by suffix, or - for PNG on standard output; for a folder of "
+        f"pictures a folder. By default INPUT-{label}.png here, or - for -.",
+    )
+
+
 def inference(flags: Flags) -> None:
     """How a trained network is computed."""
-    flags.integer(
-        "batch_size",
-        None,
-        "Pictures of equal size done at once. By default 8, on a CPU 1.",
-        least=1,
-    )
+    text = "Pictures of equal size done at once. By default 8, on a CPU 1."
+    flags.integer("batch_size", None, text, least=1)
     flags.enum("dtype", "float32", ["float32", "bfloat16"], "What convolutions compute in.")
 
 
@@ -229,10 +230,23 @@ def batch_size_of(values: Any) -> int:
 
 
 def as_dict(values: Any) -> dict[str, Any]:
-    """Every flag with its value, for the record of how a result was made."""
-    return {
-        name: value for name, value in values.flag_values_dict().items() if name not in _ABSL_FLAGS
-    }
+    """Every flag with its value, but for absl's own."""
+    groups = values.flags_by_module_dict().values()
+    return {flag.name: flag.value for group in groups for flag in group}
+
+
+def record(mode: str, values: Any) -> dict[str, Any]:
+    """The settings that are kept with a result: how it was made."""
+    return {"program": f"perceptual_jax {__version__}", "mode": mode, **as_dict(values)}
+
+
+def check_content_masks(values: Any, count: int, regions: str) -> None:
+    """Raises `UserError` unless there are as many masks as regions, or one fewer."""
+    given = len(values.content_mask)
+    if given not in (count, count - 1):
+        raise UserError(
+            f"--content_mask needs a mask for each of {count} {regions}, or one fewer, got {given}"
+        )
 
 
 def weighted_names(texts: Sequence[str]) -> list[tuple[str, float]]:

@@ -99,13 +99,11 @@ def _main(argv: Sequence[str]) -> int:
 
 def _split_mode(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """The value of `--mode`, which says whose flags the others are, and the others."""
-    mode, rest, waiting = None, [], False
-    for argument in arguments:
+    mode, rest, remaining = None, [], iter(arguments)
+    for argument in remaining:
         flag, equals, value = argument.partition("=")
-        if waiting:
-            mode, waiting = argument, False
-        elif flag in ("--mode", "-mode"):
-            mode, waiting = value, not equals
+        if flag in ("--mode", "-mode"):
+            mode = value if equals else next(remaining, "")
         else:
             rest.append(argument)
     return mode, rest

@@ -1,7 +1,6 @@
 """Optimising pixels as a person meets it: shown, recorded, previewed, and stopped without loss."""
 
 import contextlib
-import dataclasses
 import logging
 import math
 import time
@@ -22,21 +21,6 @@ _log = logging.getLogger(__name__)
 Stages = Sequence[tuple[tuple[int, int], int]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What a run does beside its picture.
-
-    Attributes:
-      workdir: a folder for settings, metrics and previews; None for none.
-      preview_every: iterations between previews; 0 for none.
-      plot: whether the terms are drawn at the end.
-    """
-
-    workdir: str | None = None
-    preview_every: int = 0
-    plot: bool = True
-
-
 def run(
     reports: Iterable[synthesis.Report],
     stages: Stages,
@@ -45,7 +29,9 @@ def run(
     write: Callable[[Path, np.ndarray, int], None],
     settings: Mapping[str, Any],
     advice: str,
-    options: Options,
+    workdir: str | None = None,
+    preview_every: int = 0,
+    plot: bool = True,
 ) -> int:
     """Optimises images to the end, or until a signal, and writes the best ones to a file.
 
@@ -56,7 +42,9 @@ def run(
       write: given a path, images `(B, H, W, 3)` and the number of iterations, writes the file.
       settings: for the run folder.
       advice: printed after a signal: how to go on.
-      options: what else is done.
+      workdir: a folder for settings, metrics and previews; None for none.
+      preview_every: iterations between previews; 0 for none.
+      plot: whether the terms are drawn into the folder at the end.
 
     Returns:
       The exit code for the shell.
@@ -69,14 +57,12 @@ def run(
     with contextlib.ExitStack() as stack:
         # Closed last: it draws a plot, and by then the picture is written.
         record = None
-        if options.workdir:
-            folder = RunFolder(options.workdir, settings, plot=options.plot)
-            record = stack.enter_context(contextlib.closing(folder))
-        recording = True
+        if workdir:
+            record = stack.enter_context(RunFolder(workdir, settings, plot=plot))
         interrupts = stack.enter_context(interruptible())
         work = sum(math.prod(size) * (steps + 1) for size, steps in stages)
         try:
-            with contextlib.closing(console.ProgressBar(work)) as bar:
+            with console.ProgressBar(work) as bar:
                 for report in reports:
                     # A copy: the next dispatch takes the array.
                     best, before = np.array(report.best), iterations
@@ -87,12 +73,12 @@ def run(
                         report.trace.summary(),
                     )
                     try:
-                        if recording and record:
+                        if record:
                             record.record(_metrics(report, best, iterations))
-                        if recording and _is_due(options.preview_every, before, iterations):
+                        if preview_every and iterations // preview_every > before // preview_every:
                             write(_preview_path(output, record, iterations), best, iterations)
                     except Exception as error:  # The picture matters more: the run goes on.
-                        recording = False
+                        record, preview_every = None, 0
                         _log.warning("no metrics and previews from here on: %s", error)
                     if interrupts:
                         break
@@ -120,10 +106,6 @@ def run(
 def _size(images: np.ndarray) -> str:
     count, height, width, _ = images.shape
     return f"{width}x{height}" if count == 1 else f"{count} pictures of {width}x{height}"
-
-
-def _is_due(every: int, before: int, iterations: int) -> bool:
-    return bool(every) and iterations // every > before // every
 
 
 def _preview_path(output: Path, record: RunFolder | None, iterations: int) -> Path:

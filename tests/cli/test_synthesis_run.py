@@ -62,7 +62,7 @@ def run(reports: Any, **options: Any) -> int:
         write=write,
         settings={"mode": "test"},
         advice="Give it back.",
-        options=synthesis_run.Options(**options),
+        **options,
     )
 
 

@@ -3,7 +3,6 @@
 Every mode takes the resulting safetensors file by --vgg. PyTorch is not needed.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import tqdm
 
 from perceptual_jax import vgg
 from perceptual_jax.cli import flags
-from perceptual_jax.cli.errors import UserError
+from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out
 from perceptual_jax.io import images
-from perceptual_jax.io.storage import FileError, pictures_in
+from perceptual_jax.io.storage import pictures_in
 from perceptual_jax.pretrained.vgg import load_vgg, save
 
 
@@ -64,19 +63,13 @@ def main(values: Any) -> int:
     count = sum(np.size(array) for part in params.values() for array in part.values())
     layers = sum(name.startswith("conv") for name in params)
     print(f"{output}: VGG-{layers + 3}, {count:,} parameters as {values.dtype}")
-    for reason in failed:
-        print(f"left out: {reason}", file=sys.stderr)
-    return 1 if failed else 0
+    return report_left_out(failed, done=True)
 
 
 def _photos(files: Sequence[Path], long_side: int, failed: list[str]) -> Iterator[np.ndarray]:
     """The photos that can be read, resized; why others cannot goes to `failed`."""
     for path in tqdm.tqdm(files, unit="photo"):
-        try:
-            photo = images.read(path)
-        except FileError as error:
-            failed.append(str(error))
-        else:
-            yield images.fit(photo, long_side)
+        with leaving_out(failed, path):
+            yield images.fit(images.read(path), long_side)
     if len(failed) == len(files):
         raise UserError(f"none of the {len(files)} photos can be read: {failed[0]}")

@@ -4,9 +4,7 @@ Each photo is cropped to a multiple of the factor, reduced, enlarged again and c
 on the luma of 8 bits, without a border as wide as the factor.
 """
 
-import contextlib
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 
 from perceptual_jax import color, metrics, models
 from perceptual_jax.cli import console, flags, superres_flags
-from perceptual_jax.cli.errors import UserError
+from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out
 from perceptual_jax.io import image_grid, images
 from perceptual_jax.io.storage import pictures_in
 from perceptual_jax.models import networks
@@ -73,13 +71,10 @@ def main(values: Any) -> int:
     rows: dict[str, Row] = {}
     crops: list[list[np.ndarray]] = []
     failed: list[str] = []
-    with contextlib.closing(console.ProgressBar(len(files))) as bar:
+    with console.ProgressBar(len(files)) as bar:
         for path, title in zip(files, titles.values(), strict=True):
-            try:
+            with leaving_out(failed, path):
                 photo = _cropped(images.read(path), values.factor, path)
-            except (UserError, OSError) as error:
-                failed.append(str(error))
-            else:
                 results = _results(values, photo, {labels[name]: trained[name] for name in trained})
                 truth = train_losses.unit_range(photo)
                 rows[title] = {
@@ -91,11 +86,7 @@ def main(values: Any) -> int:
     if rows:
         workdir = Path(values.workdir or f"runs/evaluate-x{values.factor}").expanduser()
         _write(workdir, {**rows, "mean": _mean(list(rows.values()))}, crops, flags.as_dict(values))
-    for line in failed:
-        print(f"left out: {line}", file=sys.stderr)
-    if not failed:
-        return 0
-    return 1 if rows else 2
+    return report_left_out(failed, done=rows)
 
 
 def _results(

@@ -4,14 +4,13 @@ The result resembles the photo in what it shows and the painting in how it is pa
 flag it makes one from the examples. Ctrl-C keeps the picture so far.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from perceptual_jax import __version__, color, synthesis, vgg
+from perceptual_jax import color, synthesis, vgg
 from perceptual_jax.cli import flags, memory, synthesis_run
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.io import images, masks, resources
@@ -49,68 +48,54 @@ def define_flags(define: flags.Flags) -> None:
         "num_scales",
         0,
         "Sizes to go through, each twice the last; 1 works at --image_size alone, 0 chooses.",
-        least=0,
     )
     flags.run_folder(define)
 
 
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """Arrays at the size of the result, float32 in [0, 1]."""
-
-    content: np.ndarray
-    alpha: np.ndarray | None
-    styles: list[np.ndarray]
-    style_weights: list[float]
-    content_masks: list[np.ndarray] | None
-    style_masks: list[np.ndarray] | None
-
-
 def main(values: Any) -> int:
+    output = _output_path(values)
     with usage_errors():
         objective = flags.filled(GATYS, values)
         optimizer = flags.filled(synthesis.Optimizer(), values)
-    output = _output_path(values)
-    images.check_writable(output)
-    params: vgg.Params = load_vgg(values.vgg)
-    with usage_errors():
-        params = synthesis.freeze(params, objective)
+        images.check_writable(output)
+        params = synthesis.freeze(load_vgg(values.vgg), objective)
     photo = images.read_picture(resources.picture(values.content, "content"))
     height_width = images.size_for(photo.rgb.shape[:2], values.image_size)
     if values.check_memory:
         memory.check(objective, params, height_width, optimizer=optimizer)
-    inputs = _read_inputs(values, photo)
+    photo = photo.fit(values.image_size)
+    names = flags.weighted_names(values.style)
+    style_side = round(values.image_size * values.style_scale)
+    paintings = [
+        images.fit(images.read(resources.picture(name, "styles")), style_side) for name, _ in names
+    ]
+    content_masks, style_masks = _read_masks(values, height_width, paintings)
     sizes = synthesis.coarse_to_fine(height_width, values.num_scales or None)
-    _check_sizes(objective, sizes, inputs.styles)
-    initial = _initial(values, sizes[0])
+    _check_sizes(objective, sizes, paintings)
 
-    settings = {
-        "program": f"perceptual_jax {__version__}",
-        "mode": "gatys",
-        **flags.as_dict(values),
-    }
+    settings = flags.record("gatys", values)
     stages = [(size, values.steps) for size in sizes]
     recolor = jax.jit(color.before_transfer, static_argnames="keep_colors")
-    content, styles = recolor(inputs.content, inputs.styles, keep_colors=values.keep_colors)
+    content, styles = recolor(photo.rgb, paintings, keep_colors=values.keep_colors)
     reports = synthesis.transfer(
         objective,
         params,
         content,
         styles,
         stages=stages,
-        init=initial,
+        init=_initial(values, sizes[0]),
         optimizer=optimizer,
-        style_weights=inputs.style_weights,
-        content_masks=inputs.content_masks,
-        style_masks=inputs.style_masks,
+        style_weights=[weight for _, weight in names],
+        content_masks=content_masks,
+        style_masks=style_masks,
     )
 
     def write(path: Path, best: np.ndarray, iterations: int) -> None:
         image = np.clip(best[0], 0.0, 1.0)
         size = image.shape[:2]
-        photo = images.resize(inputs.content, size)
-        image = np.asarray(color.after_transfer(image, photo, keep_colors=values.keep_colors))
-        alpha = None if inputs.alpha is None else images.resize(inputs.alpha, size)
+        original = images.resize(photo.rgb, size)
+        image = np.asarray(color.after_transfer(image, original, keep_colors=values.keep_colors))
+        alpha = None if photo.alpha is None else images.resize(photo.alpha, size)
         images.write(path, image, alpha=alpha, settings={**settings, "iterations": iterations})
 
     return synthesis_run.run(
@@ -120,9 +105,9 @@ def main(values: Any) -> int:
         write=write,
         settings=settings,
         advice=f"To go on from there: --init={output} --num_scales=1",
-        options=synthesis_run.Options(
-            workdir=values.workdir, preview_every=values.preview_every, plot=values.plot
-        ),
+        workdir=values.workdir,
+        preview_every=values.preview_every,
+        plot=values.plot,
     )
 
 
@@ -134,37 +119,13 @@ def _output_path(values: Any) -> Path:
     return Path(values.workdir).expanduser() / name if values.workdir else Path(name)
 
 
-def _read_inputs(values: Any, photo: images.Picture) -> Inputs:
-    photo = photo.fit(values.image_size)
-    names = flags.weighted_names(values.style)
-    style_side = max(1, round(values.image_size * values.style_scale))
-    styles = [
-        images.fit(images.read(resources.picture(name, "styles")), style_side) for name, _ in names
-    ]
-    content_masks, style_masks = _read_masks(
-        values, photo.rgb.shape[:2], [style.shape[:2] for style in styles]
-    )
-    return Inputs(
-        content=photo.rgb,
-        alpha=photo.alpha,
-        styles=styles,
-        style_weights=[weight for _, weight in names],
-        content_masks=content_masks,
-        style_masks=style_masks,
-    )
-
-
 def _read_masks(
-    values: Any, size: tuple[int, int], style_sizes: list[tuple[int, int]]
+    values: Any, size: tuple[int, int], paintings: list[np.ndarray]
 ) -> tuple[list[np.ndarray] | None, list[np.ndarray] | None]:
-    count = len(style_sizes)
+    count = len(paintings)
     content_masks = style_masks = None
     if values.content_mask:
-        if len(values.content_mask) not in (count, count - 1):
-            raise UserError(
-                f"--content_mask needs a mask for each of {count} paintings, or one fewer, "
-                f"got {len(values.content_mask)}"
-            )
+        flags.check_content_masks(values, count, "paintings")
         content_masks = masks.read_all(values.content_mask, count, size)
     if values.style_mask:
         if len(values.style_mask) != count:
@@ -173,23 +134,20 @@ def _read_masks(
                 f"got {len(values.style_mask)}"
             )
         style_masks = [
-            masks.read(path, shape)
-            for path, shape in zip(values.style_mask, style_sizes, strict=True)
+            masks.read(path, painting.shape[:2])
+            for path, painting in zip(values.style_mask, paintings, strict=True)
         ]
     return content_masks, style_masks
 
 
 def _check_sizes(
-    objective: Objective, sizes: list[tuple[int, int]], styles: list[np.ndarray]
+    objective: Objective, sizes: list[tuple[int, int]], paintings: list[np.ndarray]
 ) -> None:
     """At the coarsest scale the network still has to have all of its layers."""
     needed = vgg.smallest_side(objective.layers)
     factor = sizes[0][0] / sizes[-1][0]
-    smallest = {
-        "photo": min(sizes[0]),
-        "painting": min(round(side * factor) for style in styles for side in style.shape[:2]),
-    }
-    for what, side in smallest.items():
+    shortest = min(side for painting in paintings for side in painting.shape[:2])
+    for what, side in {"photo": min(sizes[0]), "painting": round(shortest * factor)}.items():
         if side < needed:
             raise UserError(
                 f"at the coarsest scale the {what}'s short side is {side} pixels, and the layers "

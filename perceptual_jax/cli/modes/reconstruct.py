@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from perceptual_jax import __version__, objective, synthesis, vgg
+from perceptual_jax import objective, synthesis, vgg
 from perceptual_jax.cli import flags, memory, synthesis_run
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.io import image_grid, images, resources
@@ -124,11 +124,7 @@ def main(values: Any) -> int:
         optimizer=optimizer,
         term_weights=term_weights,
     )
-    settings = {
-        "program": f"perceptual_jax {__version__}",
-        "mode": "reconstruct",
-        **flags.as_dict(values),
-    }
+    settings = flags.record("reconstruct", values)
 
     def write(path: Path, best: np.ndarray, iterations: int) -> None:
         columns = len(figure.column_labels)
@@ -145,5 +141,4 @@ def main(values: Any) -> int:
         write=write,
         settings=settings,
         advice="The same command begins again.",
-        options=synthesis_run.Options(),
     )

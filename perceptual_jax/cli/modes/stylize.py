@@ -4,6 +4,7 @@
 shipped are shown by --list, and on your own photo by --sheet.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -15,16 +16,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from perceptual_jax import __version__, models
+from perceptual_jax import models
 from perceptual_jax.cli import batch, console, flags, memory
-from perceptual_jax.cli.errors import UserError, usage_errors
+from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out
 from perceptual_jax.cli.interrupts import Interrupts, interruptible
-from perceptual_jax.io import image_grid, images
-from perceptual_jax.io import masks as mask_files
+from perceptual_jax.io import image_grid, images, masks
 from perceptual_jax.io.images import Picture
 from perceptual_jax.io.storage import pictures_in
-from perceptual_jax.models import stylization, tiling
+from perceptual_jax.models import stylization
 from perceptual_jax.models.networks import StyleNetwork
+from perceptual_jax.models.tiling import Tile
 from perceptual_jax.pretrained.networks import TrainedNetwork, load_network, shipped
 
 _SHEET_SIDE = 320
@@ -36,19 +37,7 @@ _NONE_SHIPPED = "no network is shipped: train one with --mode=train_transform"
 
 
 def define_flags(define: flags.Flags) -> None:
-    define.group("Pictures")
-    define.string(
-        "input",
-        "rocket",
-        "The photo: a file, the name of one in examples/content, a folder of photos, or - for "
-        "standard input.",
-    )
-    define.string(
-        "output",
-        None,
-        "The picture to write, format by suffix, or - for PNG on standard output; for a folder of "
-        "photos a folder. By default INPUT-STYLE.png here, or - for -.",
-    )
+    flags.input_and_output(define, "rocket", "STYLE")
     define.integer(
         "image_size",
         None,
@@ -108,16 +97,15 @@ def main(values: Any) -> int | None:
     styles = flags.weighted_names(values.style) if values.style else []
     trained = _load_network(values, [name for name, _ in styles])
     style_weights = _style_weights(values, trained, styles or [(trained.styles[0], 1.0)])
-    with usage_errors():
-        tiling.tiles((1, 1), trained.network, values.tile_size)
+    settings = {**flags.record("stylize", values), "styles_of_network": trained.styles}
     if values.sheet:
-        return _write_sheet(values, trained)
+        return _write_sheet(values, trained, settings)
     whole = bool(values.content_mask) or values.keep_colors != "none"
     used = [name for name, rows in zip(trained.styles, style_weights.T, strict=True) if rows.any()]
     job = batch.Job(
         apply=functools.partial(_apply, values, trained, style_weights),
         label="-".join(used),
-        settings=_settings(values, trained),
+        settings=settings,
         batch_size=1 if whole else flags.batch_size_of(values),
         largest_side=values.tile_size,
         prepare=functools.partial(_resize, values),
@@ -126,11 +114,8 @@ def main(values: Any) -> int | None:
 
 
 def _list_of_styles() -> str:
-    lines = [
-        f"{style:24} (--network={name})"
-        for name in shipped("style")
-        for style in load_network(name).styles
-    ]
+    networks = {name: load_network(name).styles for name in shipped("style")}
+    lines = [f"{style:24} (--network={name})" for name in networks for style in networks[name]]
     return "\n".join(lines) or _NONE_SHIPPED
 
 
@@ -140,8 +125,8 @@ def _load_network(values: Any, styles: Sequence[str]) -> TrainedNetwork:
     if not names:
         raise UserError(_NONE_SHIPPED)
     candidates = [load_network(name) for name in names]
-    suitable = [trained for trained in candidates if set(styles) <= set(trained.styles)]
-    trained = (suitable or candidates)[0]
+    suitable = (trained for trained in candidates if set(styles) <= set(trained.styles))
+    trained = next(suitable, candidates[0])
     if not isinstance(trained.network, StyleNetwork):
         raise UserError(f"--network={values.network} is not a network for style transfer")
     if unknown := [style for style in styles if style not in trained.styles]:
@@ -149,11 +134,7 @@ def _load_network(values: Any, styles: Sequence[str]) -> TrainedNetwork:
             f"the network has no style {', '.join(unknown)}, but {', '.join(trained.styles)}; "
             "--mode=gatys takes any painting at once, --mode=train_transform trains one for it"
         )
-    return dataclasses.replace(
-        trained,
-        network=trained.network.clone(dtype=values.dtype),
-        variables=jax.device_put(trained.variables),
-    )
+    return batch.prepared(trained, values)
 
 
 def _style_weights(
@@ -161,17 +142,13 @@ def _style_weights(
 ) -> np.ndarray:
     """A row of weights for each region; without masks there is one, the mix of all styles."""
     one_hot = np.eye(len(trained.styles), dtype=np.float32)
-    rows = np.stack([one_hot[trained.styles.index(name)] for name, _ in styles])
+    rows = one_hot[[trained.styles.index(name) for name, _ in styles]]
     if not values.content_mask:
         weights = np.array([weight for _, weight in styles], np.float32)
         return (weights @ rows / weights.sum())[None]
     if values.sheet:
         raise UserError("--sheet shows every style on all of a photo: leave out --content_mask")
-    if len(values.content_mask) not in (len(rows), len(rows) - 1):
-        raise UserError(
-            f"--content_mask needs a mask for each of {len(rows)} styles, or one fewer, "
-            f"got {len(values.content_mask)}"
-        )
+    flags.check_content_masks(values, len(rows), "styles")
     if len({weight for _, weight in styles}) > 1:
         raise UserError(
             "--content_mask says how much of each style there is where: leave out the weights "
@@ -181,20 +158,10 @@ def _style_weights(
 
 
 def _resize(values: Any, picture: Picture) -> Picture:
-    size = picture.rgb.shape[:2]
-    if values.image_size:
-        size = images.size_for(size, values.image_size)
-    memory.check_picture(size)
-    return picture.fit(values.image_size) if values.image_size else picture
-
-
-def _settings(values: Any, trained: TrainedNetwork) -> dict[str, Any]:
-    return {
-        "program": f"perceptual_jax {__version__}",
-        "mode": "stylize",
-        **flags.as_dict(values),
-        "styles_of_network": trained.styles,
-    }
+    height, width = picture.rgb.shape[:2]
+    long_side = values.image_size or max(height, width)
+    memory.check_picture(images.size_for((height, width), long_side))
+    return picture.fit(long_side) if values.image_size else picture
 
 
 def _apply(
@@ -205,50 +172,36 @@ def _apply(
     interrupts: Interrupts,
 ) -> list[Picture] | None:
     """The results for pictures of one size, or None if it was interrupted."""
-    photos = [picture.rgb for picture in pictures]
-    with usage_errors():
-        if len(photos) == 1:
-            results = [_in_tiles(values, trained, style_weights, photos[0], interrupts)]
-            if interrupts:
-                return None
-        else:
-            stylized = stylization.stylize_batch(
-                trained.variables,
-                np.stack(photos),
-                network=trained.network,
-                style_weights=style_weights[0],
-            )
-            results = list(np.array(stylized))
-    for result, photo in zip(results, photos, strict=True):
-        _blend(values, result, photo)
+    variables, network, tile_size = trained.variables, trained.network, values.tile_size
+
+    def in_tiles(photo: np.ndarray) -> Iterator[Tile]:
+        options: Any = {"network": network, "tile": tile_size}
+        if not values.content_mask:
+            weights = style_weights[0]
+            return models.stylize_tiles(variables, photo, style_weights=weights, **options)
+        regions = masks.read_all(values.content_mask, len(style_weights), photo.shape[:2])
+        return models.stylize_regions(
+            variables, photo, regions, style_weights=style_weights, **options
+        )
+
+    results = batch.results(
+        pictures,
+        interrupts,
+        network,
+        tile_size,
+        at_once=lambda photos: stylization.stylize_batch(
+            variables, photos, network=network, style_weights=style_weights[0]
+        ),
+        in_tiles=in_tiles,
+    )
+    if results is None:
+        return None
+    for picture, result in zip(pictures, results, strict=True):
+        _blend(values, result, picture.rgb)
     return [
         dataclasses.replace(picture, rgb=result)
         for picture, result in zip(pictures, results, strict=True)
     ]
-
-
-def _in_tiles(
-    values: Any,
-    trained: TrainedNetwork,
-    style_weights: np.ndarray,
-    photo: np.ndarray,
-    interrupts: Interrupts,
-) -> np.ndarray:
-    """The stylised photo; if it is interrupted, a part of it."""
-    options: Any = {"network": trained.network, "tile": values.tile_size}
-    size = photo.shape[:2]
-    tiles: Iterator[tiling.Tile]
-    if values.content_mask:
-        masks = mask_files.read_all(values.content_mask, len(style_weights), size)
-        tiles = models.stylize_regions(
-            trained.variables, photo, masks, style_weights=style_weights, **options
-        )
-    else:
-        tiles = models.stylize_tiles(
-            trained.variables, photo, style_weights=style_weights[0], **options
-        )
-    count = len(tiling.tiles(size, trained.network, values.tile_size))
-    return models.assemble(batch.with_progress(tiles, count, interrupts), photo.shape)
 
 
 def _blend(values: Any, result: np.ndarray, photo: np.ndarray) -> None:
@@ -267,59 +220,47 @@ def _blend(values: Any, result: np.ndarray, photo: np.ndarray) -> None:
 _blend_with_photo = jax.jit(models.blend_with_photo, static_argnames=("keep_colors", "strength"))
 
 
-def _write_sheet(values: Any, trained: TrainedNetwork) -> int:
+def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any]) -> int:
     """Photos in every style of the network: one in a block with captions, several in rows."""
-    source = values.input
-    name = Path(source).expanduser().resolve().name if source != batch.PIPE else ""
-    output = values.output or (f"{Path(name).stem}-sheet.png" if name else batch.PIPE)
-    if output != batch.PIPE:
-        images.check_writable(output)
+    source, pipe = values.input, values.input == batch.PIPE
     is_folder = batch.is_folder(source)
-    sources = [source]
-    if is_folder:
-        folder = Path(source).expanduser()
-        sources = [str(path) for path in pictures_in(folder, exclude=Path(output))]
+    place = Path(source).expanduser()
+    output = batch.output_of(source if pipe else str(place.resolve()), values.output, "sheet")
+    paths = pictures_in(place, exclude=Path(output)) if is_folder else [source]
     labels = ["photo", *trained.styles]
-    one_hot = np.eye(len(trained.styles), dtype=np.float32)
     rows: list[list[np.ndarray]] = []
     failed: list[str] = []
-    bar = console.ProgressBar(len(sources) * len(trained.styles))
-    with interruptible() as interrupts:
-        for path in sources:
-            try:
-                picture = batch.read(path).fit(values.image_size or _SHEET_SIDE)
+    with (
+        console.ProgressBar(len(paths) * len(trained.styles)) as bar,
+        interruptible() as interrupts,
+    ):
+        for path in paths:
+            with leaving_out(failed, path) if is_folder else contextlib.nullcontext():
+                picture = batch.read(str(path)).fit(values.image_size or _SHEET_SIDE)
                 row = [picture.rgb]
+                one_hot = np.eye(len(trained.styles), dtype=np.float32)
                 for weights, style in zip(one_hot, trained.styles, strict=True):
-                    found = _apply(values, trained, weights[None], [picture], interrupts)
-                    if found is None:
-                        bar.close()
-                        print("interrupted", file=sys.stderr)
-                        return interrupts.exit_code
-                    row.append(found[0].rgb)
+                    results = _apply(values, trained, weights[None], [picture], interrupts)
+                    if results is None:
+                        break
+                    row.append(results[0].rgb)
                     bar.update(1, style, {})
-            except (UserError, OSError) as error:
-                if not is_folder:
-                    bar.close()
-                    raise
-                message = str(error)
-                failed.append(message if path in message else f"{path}: {message}")
-                continue
-            rows.append(row)
-    bar.close()
+                rows.append(row)
+            if interrupts:
+                break
+    if interrupts:
+        print("interrupted", file=sys.stderr)
+        return interrupts.exit_code
     if rows:
         if is_folder:
             columns = [label.replace("_", " ") for label in labels]
             sheet = image_grid.draw(rows, column_labels=columns)
         else:
             sheet = _block(rows[0], labels)
-        batch.write(output, Picture(sheet, None), _settings(values, trained))
+        batch.write(output, Picture(sheet, None), settings)
         stream = sys.stderr if output == batch.PIPE else sys.stdout
         print(f"{output}: {len(trained.styles)} styles", file=stream)
-    for line in failed:
-        print(f"left out: {line}", file=sys.stderr)
-    if not failed:
-        return 0
-    return 1 if rows else 2
+    return report_left_out(failed, done=rows)
 
 
 def _block(cells: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:

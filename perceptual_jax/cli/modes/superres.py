@@ -3,38 +3,24 @@
 --input is a photo, a folder of photos, or - for a picture from standard input.
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from perceptual_jax import __version__, models
+from perceptual_jax import models
 from perceptual_jax.cli import batch, flags, superres_flags
-from perceptual_jax.cli.errors import UserError, usage_errors
+from perceptual_jax.cli.errors import UserError
 from perceptual_jax.cli.interrupts import Interrupts
 from perceptual_jax.io import images
 from perceptual_jax.io.images import Picture
-from perceptual_jax.models import super_resolution, tiling
+from perceptual_jax.models import super_resolution
 from perceptual_jax.pretrained.networks import TrainedNetwork
 
 
 def define_flags(define: flags.Flags) -> None:
-    define.group("Pictures")
-    define.string(
-        "input",
-        "chelsea",
-        "The picture: a file, the name of one in examples/content, a folder of pictures, or - for "
-        "standard input.",
-    )
-    define.string(
-        "output",
-        None,
-        "The picture to write, format by suffix, or - for PNG on standard output; for a folder of "
-        "pictures a folder. By default INPUT-xFACTOR.png here, or - for -.",
-    )
+    flags.input_and_output(define, "chelsea", "xFACTOR")
     define.group("Super-resolution")
     superres_flags.define_factor(define)
     define.string(
@@ -63,22 +49,11 @@ def define_flags(define: flags.Flags) -> None:
 def main(values: Any) -> int:
     superres_flags.check_factor(values)
     trained = superres_flags.load_network(values.network, values.factor)
-    trained = dataclasses.replace(
-        trained,
-        network=trained.network.clone(dtype=values.dtype),
-        variables=jax.device_put(trained.variables),
-    )
-    with usage_errors():
-        tiling.tiles((1, 1), trained.network, values.tile_size)
-    settings = {
-        "program": f"perceptual_jax {__version__}",
-        "mode": "superres",
-        **flags.as_dict(values),
-    }
+    trained = batch.prepared(trained, values)
     job = batch.Job(
         apply=functools.partial(_apply, values, trained),
         label=f"x{values.factor}",
-        settings=settings,
+        settings=flags.record("superres", values),
         batch_size=flags.batch_size_of(values),
         largest_side=values.tile_size,
         prepare=functools.partial(_check_size, values.factor),
@@ -102,39 +77,26 @@ def _apply(
     pictures: Sequence[Picture],
     interrupts: Interrupts,
 ) -> list[Picture] | None:
-    """The results for pictures of one size, or None if it was interrupted."""
-    small = [picture.rgb for picture in pictures]
-    with usage_errors():
-        if len(small) == 1:
-            results = [_in_tiles(values, trained, small[0], interrupts)]
-            if interrupts:
-                return None
-        else:
-            enlarged = super_resolution.enlarge_batch(
-                trained.variables, np.stack(small), network=trained.network
-            )
-            results = list(np.asarray(enlarged))
+    variables, network, tile_size = trained.variables, trained.network, values.tile_size
+    results = batch.results(
+        pictures,
+        interrupts,
+        network,
+        tile_size,
+        at_once=functools.partial(super_resolution.enlarge_batch, variables, network=network),
+        in_tiles=functools.partial(
+            models.enlarge_tiles, variables, network=network, tile=tile_size
+        ),
+        scale=values.factor,
+    )
+    if results is None:
+        return None
     return [
         _finish(values, picture, result) for picture, result in zip(pictures, results, strict=True)
     ]
 
 
-def _in_tiles(
-    values: Any, trained: TrainedNetwork, image: np.ndarray, interrupts: Interrupts
-) -> np.ndarray:
-    """The enlarged picture; if it is interrupted, a part of it."""
-    height, width = image.shape[:2]
-    tiles = models.enlarge_tiles(
-        trained.variables, image, network=trained.network, tile=values.tile_size
-    )
-    count = len(tiling.tiles((height, width), trained.network, values.tile_size))
-    shape = (values.factor * height, values.factor * width, 3)
-    return models.assemble(batch.with_progress(tiles, count, interrupts), shape)
-
-
 def _finish(values: Any, picture: Picture, enlarged: np.ndarray) -> Picture:
     rgb = models.match_input(enlarged, picture.rgb, match_histogram=values.match_histogram)
     alpha = picture.alpha
-    if alpha is not None:
-        alpha = images.resize(alpha, rgb.shape[:2])
-    return dataclasses.replace(picture, rgb=rgb, alpha=alpha)
+    return Picture(rgb, None if alpha is None else images.resize(alpha, rgb.shape[:2]))
