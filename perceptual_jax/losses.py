@@ -105,26 +105,16 @@ def gram_matrix(
                 f"mask must have the features' height and width, got {jnp.shape(mask)} "
                 f"for features {features.shape}"
             )
-        mask = _float32(mask)
-        shares = mask.reshape(*mask.shape[:-2], height * width, 1)
-        shares, rows = _broadcast_batch(shares.astype(rows.dtype), rows)
-        gram = _product(rows * shares, rows)
+        shares = _float32(mask).reshape(*jnp.shape(mask)[:-2], height * width, 1)
+        batch = jnp.broadcast_shapes(shares.shape[:-2], rows.shape[:-2])
+        shares = jnp.broadcast_to(shares, (*batch, *shares.shape[-2:]))
+        rows = jnp.broadcast_to(rows, (*batch, *rows.shape[-2:]))
+        gram = _product(rows * shares.astype(rows.dtype), rows)
         gram = 0.5 * (gram + gram.swapaxes(-1, -2))  # Rounding leaves the product asymmetric.
-        positions = jnp.maximum(jnp.sum(mask, axis=(-2, -1)), 1e-6)[..., None, None]
-        if positions.ndim < gram.ndim:
-            positions = positions.reshape(*[1] * (gram.ndim - positions.ndim), *positions.shape)
+        positions = jnp.maximum(jnp.sum(shares, axis=(-2, -1), keepdims=True), 1e-6)
     if normalize_by == "none":
         return gram
     return gram / (positions * channels if normalize_by == "elements" else positions)
-
-
-def _broadcast_batch(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both with the same leading axes; explicitly, since broadcasting of ranks can be refused."""
-    batch = jnp.broadcast_shapes(first.shape[:-2], second.shape[:-2])
-    return (
-        jnp.broadcast_to(first, (*batch, *first.shape[-2:])),
-        jnp.broadcast_to(second, (*batch, *second.shape[-2:])),
-    )
 
 
 def _product(first: jax.Array, second: jax.Array) -> jax.Array:

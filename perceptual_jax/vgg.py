@@ -139,7 +139,7 @@ def features(
         jnp.asarray(params["normalization"][part], jnp.float32).reshape(1, 1, 1, 3)
         for part in ("mean", "std")
     )
-    x = images if images.ndim == 4 else images.reshape(-1, height, width, 3)
+    x = images.reshape(-1, height, width, 3)
     x = ((x.astype(jnp.float32) - mean) / std).astype(dtype)
     found: dict[str, jax.Array] = {}
     for name in layer_names(params):
@@ -158,8 +158,6 @@ def features(
             x = (pool.max_pool_reverse if frozen else pool.max_pool)(x)
         if name in layers:
             found[name] = x
-    if images.ndim == 4:
-        return found
     return {name: x.reshape(*batch, *x.shape[1:]) for name, x in found.items()}
 
 
