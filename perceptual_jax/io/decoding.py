@@ -4,15 +4,18 @@
 """
 
 import contextlib
+import functools
 import io
+import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from perceptual_jax.io import storage
 from perceptual_jax.io.storage import FileError
 
 # More than the largest camera sensors sold (151 megapixels), and 2.1 GB as float32.  Less than the
@@ -21,7 +24,17 @@ MAX_PIXELS = 175_000_000
 
 # Pillow reads more, some of it by running another program (PostScript through Ghostscript), which
 # a stranger's picture must not be able to start.
-READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP")
+READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "HEIF")
+
+# Optimisation without bounds leaves [0, 1] by tenths; an image in 0..255 has values of tens.
+LARGEST_PLAUSIBLE_VALUE = 8.0
+
+# A pipe is held in memory; as many bytes as the largest picture without compression.
+_MAX_PIPE_BYTES = 4 * MAX_PIXELS
+
+_TIFF_BITS_PER_SAMPLE = 258
+_TIFF_PHOTOMETRIC = 262
+_TIFF_SAMPLE_FORMAT = 339
 
 
 def decode(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -39,20 +52,34 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
       FileError: there is no such file, or it is empty, damaged, larger than `MAX_PIXELS`, or not
         a picture that can be read.
     """
-    path = Path(path).expanduser()
+    path = storage.local_path(path)
     with _file_errors(path), warnings.catch_warnings():
         if path.is_dir():
             raise FileError(f"{path} is a folder: give the path of a picture in it")
         if not path.exists():
             raise FileError(f"there is no file {path}: check the path")
-        if path.stat().st_size == 0:
-            raise FileError(f"{path} is empty: copy or download it again")
         # Pillow warns of odd metadata and of large pictures, and the user can do nothing about
         # either.  Other warnings stay: all threads of the process share the filters.
         warnings.filterwarnings("ignore", module="PIL")
         # Given a path, Pillow 11 to 13 map some TIFF files into memory and rotate them wrongly.
-        with path.open("rb") as file, open_image(file, path) as image:
+        with _opened(path) as file, open_image(file, path) as image:
             yield image
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file or, held in memory since Pillow needs to go back, of a pipe."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        raise FileError(f"{path} is a device or a socket: give a file or a pipe")
+    with path.open("rb") as file:
+        content: IO[bytes] = file
+        if stat.S_ISFIFO(mode):
+            content = io.BytesIO(file.read(_MAX_PIPE_BYTES))
+        if not content.read(1):
+            raise FileError(f"{path} is empty: copy or download it again")
+        content.seek(0)
+        yield content
 
 
 @contextlib.contextmanager
@@ -61,10 +88,39 @@ def open_image(file: IO[bytes], name: str | Path) -> Iterator[Image.Image]:
 
     It leaves the filters of warnings alone, which all threads share.
     """
-    with _file_errors(name), Image.open(file, formats=READABLE_FORMATS) as image:
+    with _file_errors(name), _identified(file, name) as image:
         if image.width * image.height > MAX_PIXELS:  # Pillow itself only warns.
             raise Image.DecompressionBombError
         yield image
+
+
+def _identified(file: IO[bytes], name: str | Path) -> Image.Image:
+    """`Image.open`, which says of a kind of picture that it does not know which one that is."""
+    try:
+        return Image.open(file, formats=_readable_formats())
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        start = file.read(12)
+        if start[4:8] == b"ftyp":
+            remedy = "pip install pillow-heif (the extra [heic]), or save it as JPEG"
+            raise FileError(f"{name} is a HEIC or AVIF picture: {remedy}") from error
+        if start[:4] in (b"II*\0", b"MM\0*"):
+            raise FileError(
+                f"{name} stores its pixels in a way that cannot be read, such as colours in "
+                "floats: save it with 8 or 16 bits a channel"
+            ) from error
+        raise
+
+
+@functools.cache
+def _readable_formats() -> tuple[str, ...]:
+    """Those that are installed."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in READABLE_FORMATS if name in Image.OPEN)
 
 
 @contextlib.contextmanager
@@ -81,7 +137,7 @@ def _file_errors(name: str | Path) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise FileError(
             f"{name} is not a picture that can be read, or is cut short at its start: "
-            f"use a {', '.join(READABLE_FORMATS[:-1])} or {READABLE_FORMATS[-1]} file"
+            f"use a {', '.join(_readable_formats()[:-1])} or {_readable_formats()[-1]} file"
         ) from error
     except PermissionError as error:
         raise FileError(f"{name} may not be read: change its permissions") from error
@@ -118,28 +174,50 @@ def _unit_range(image: Image.Image) -> np.ndarray:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Applies the EXIF orientation."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:
-        # Broken EXIF raises SyntaxError, struct.error, TypeError...; the pixels are good.
-        return image
+    """Applies the EXIF orientation, in place, so that the tags of a TIFF file are kept."""
+    # Broken EXIF raises SyntaxError, struct.error, TypeError...; the pixels are good.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _deep_grey(image: Image.Image, name: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Grey (H, W) in [0, 1] of an image of more than 8 bits, and its alpha."""
     values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
     if image.mode == "F":
         if np.isnan(values).any():
             raise FileError(f"{name} holds NaN: save it again with values between 0 and 1")
-        return np.clip(values, 0.0, 1.0), None
-    # "I" is Pillow's signed 32 bits, in which it also keeps some files of 16 bits.
-    if values.min() < 0 or values.max() > 65535:
-        raise FileError(f"{name} holds integers of 32 bits: save it again with 8 or 16 bits")
+        white = 255.0 if values.max() > LARGEST_PLAUSIBLE_VALUE else 1.0
+        if values.max() > 255:
+            raise FileError(
+                f"{name} holds floats up to {values.max():g}: save it again with values between 0 "
+                "and 1"
+            )
+    else:
+        bits, signed = _bits(tags)
+        # Pillow keeps some files of 16 bits in "I", its signed integers of 32 bits.
+        if bits > 16:
+            bits, signed = 16, False
+        white = 2.0 ** (bits - signed) - 1
+        if values.min() < 0 or values.max() > white:
+            raise FileError(
+                f"{name} holds integers from {values.min()} to {values.max()}: "
+                f"save it again with values between 0 and {white:g}"
+            )
+    grey = np.clip(values.astype(np.float32) / np.float32(white), 0.0, 1.0)
+    if tags.get(_TIFF_PHOTOMETRIC) == 0:  # WhiteIsZero, which Pillow applies to 8 bits alone.
+        grey = 1.0 - grey
     # A PNG may name one value that stands for transparent.
     transparent = image.info.get("transparency")
-    alpha = None if transparent is None else (values != transparent).astype(np.float32)
-    return values.astype(np.float32) / np.float32(65535), alpha
+    return grey, None if transparent is None else (values != transparent).astype(np.float32)
+
+
+def _bits(tags: Mapping[int, tuple[int, ...]]) -> tuple[int, bool]:
+    """Bits of a sample, by the tags of a TIFF file, and whether they are signed."""
+    (bits,) = tags.get(_TIFF_BITS_PER_SAMPLE, (16,))
+    (sample_format,) = tags.get(_TIFF_SAMPLE_FORMAT, (1,))
+    return bits, sample_format == 2
 
 
 def to_srgb(image: Image.Image) -> Image.Image:

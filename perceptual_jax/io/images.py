@@ -7,6 +7,7 @@ picture.  A file that cannot be used raises a `FileError` of one line, an array 
 import dataclasses
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ WRITABLE_SUFFIXES = {
 }
 _FORMATS_WITH_ALPHA = ("PNG", "WEBP", "TIFF")
 
+# Pixels that a side can have; the other formats hold more than `MAX_PIXELS` in one.
+_LARGEST_SIDES = {"JPEG": 65500, "WEBP": 16383}
+
 # Of a photo to train on.  Fewer pixels show nothing to learn from, and a long strip would fill the
 # memory once its short side is enlarged.
 MIN_PHOTO_SIDE = 16
@@ -38,8 +42,7 @@ MAX_PHOTO_ASPECT = 16
 # Those whose values Pillow blends when it resizes; palette indices and single bits it does not.
 _MODES_THAT_BLEND = ("L", "LA", "RGB", "RGBA", "CMYK")
 
-# Optimisation without bounds leaves [0, 1] by tenths; an image in 0..255 has values of tens.
-_LARGEST_PLAUSIBLE_VALUE = 8.0
+_LARGEST_PLAUSIBLE_VALUE = decoding.LARGEST_PLAUSIBLE_VALUE
 
 # Luminance of linear sRGB (IEC 61966-2-1).  It may be applied to encoded values here: masks are
 # grey, where any weights that sum to one give the same.
@@ -52,42 +55,54 @@ _EXIF_SOFTWARE = 0x0131
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture without its transparency, and that transparency, to give it to the result."""
+    """Colours and transparency, apart: `alpha` is not applied to `rgb` (straight alpha)."""
 
     rgb: np.ndarray
-    """(H, W, 3) float32 in [0, 1], sRGB; transparent parts are composited over white."""
+    """(H, W, 3) float32 in [0, 1], sRGB."""
 
     alpha: np.ndarray | None
     """(H, W) float32 in [0, 1], 1 where opaque; None if all of the file is opaque."""
 
+    def fill_transparent(self) -> "Picture":
+        """Continues the colours of the visible parts where alpha is 0.
+
+        What is stored there, often black, would otherwise bleed into the visible parts wherever
+        neighbouring pixels are mixed: by a resampling filter or by a convolution.
+        """
+        if self.alpha is None:
+            return self
+        return Picture(_filled(self.rgb, self.alpha), self.alpha)
+
     def fit(self, long_side: int) -> "Picture":
-        """`fit` of RGB and alpha."""
+        """`fit` of the filled RGB and of alpha."""
         alpha = None if self.alpha is None else fit(self.alpha, long_side)
-        return Picture(fit(self.rgb, long_side), alpha)
+        return Picture(fit(self.fill_transparent().rgb, long_side), alpha)
 
 
 def read(path: str | Path) -> np.ndarray:
     """The RGB of a picture over white, (H, W, 3) float32 in [0, 1]; errors as in `read_picture`."""
-    return read_picture(path).rgb
+    return _over_white(*decoding.decode(path))
 
 
 def read_picture(path: str | Path) -> Picture:
-    """Reads a JPEG, PNG, WebP, TIFF, GIF or BMP file; its content decides which, not its suffix.
+    """Reads a JPEG, PNG, WebP, TIFF, GIF, BMP, AVIF or HEIC file, or a pipe that holds one.
+
+    The content decides which, not the suffix.  AVIF needs a Pillow that was built with it, HEIC
+    the package pillow-heif (`pip install perceptual_jax[heic]`).
 
     The EXIF orientation is applied, and an ICC profile (RGB, grey or CMYK) is converted to sRGB
     unless it is broken.  CMYK without a profile is converted by the formula (1 - C)(1 - K).  Of
     an animation, or of several pages, the first is read.
 
-    Grey PNG and TIFF files of 16 bits are read in full (their ICC profile is not applied), and
-    float TIFF files are clipped to [0, 1].  Of RGB in 16 bits, and of grey with alpha, Pillow
-    keeps the upper 8 bits.
+    Grey PNG and TIFF files of 12 and 16 bits are read in full (their ICC profile is not applied).
+    Grey floats are clipped to [0, 1]; if they exceed 8, which no overshoot does, they count as
+    0..255.  Of RGB in 16 bits, and of grey with alpha, Pillow keeps the upper 8 bits.
 
     Raises:
       FileError: there is no such file, or it is empty, damaged, larger than `MAX_PIXELS`, or not
         a picture that can be read.
     """
-    rgb, alpha = decoding.decode(path)
-    return Picture(_over_white(rgb, alpha), alpha)
+    return Picture(*decoding.decode(path))
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -211,13 +226,7 @@ def resize(image: np.ndarray, height_width: tuple[int, int]) -> np.ndarray:
     height, width = height_width
     if min(height, width) < 1:
         raise ValueError(f"sizes must be at least 1, got {height_width}")
-    planes = image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
-    resized = [
-        np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.LANCZOS))
-        for plane in planes
-    ]
-    result = np.stack(resized, axis=-1).reshape(height, width, *image.shape[2:])
-    return np.clip(result, 0.0, 1.0)
+    return np.clip(_resampled(image, height_width, Image.Resampling.LANCZOS), 0.0, 1.0)
 
 
 def fit(image: np.ndarray, long_side: int) -> np.ndarray:
@@ -253,7 +262,7 @@ def write(
       FileError: the suffix is not known, or the file cannot be written.
       ValueError: an array has the wrong shape, dtype or range, or holds NaN.
     """
-    path = Path(path).expanduser()
+    path = storage.local_path(path)
     format_name = _format_for(path)
     image = _checked(image, "image")
     if image.ndim == 3 and image.shape[-1] != 3:
@@ -273,6 +282,7 @@ def write(
         else:
             image = _over_white(image, alpha)
 
+    check_size(path, image.shape[:2])
     pixels = Image.fromarray(eight_bits(image))
     # By default colour has half the resolution in JPEG, which shows in thin saturated strokes.
     # Pillow passes over the options that a format does not have.
@@ -284,7 +294,7 @@ def write(
     try:
         pixels.save(encoded, format_name, **options)
     except (OSError, ValueError) as error:
-        # What a format cannot hold: a side longer than 16383 in WebP, 64 kB of settings in JPEG.
+        # What a format cannot hold, such as 64 kB of settings in JPEG.
         raise FileError(
             f"cannot write {path} as {format_name} ({error}): choose the suffix .png"
         ) from error
@@ -301,9 +311,43 @@ def check_writable(path: str | Path) -> None:
       FileError: the suffix is not known, the path is a folder, or its folder cannot be made or
         written to.
     """
-    path = Path(path).expanduser()
+    path = storage.local_path(path)
     _format_for(path)
     storage.check_writable(path)
+
+
+def check_size(path: str | Path, height_width: tuple[int, int]) -> None:
+    """Raises `FileError` if the format of `path` cannot hold pictures of this size."""
+    format_name = _format_for(Path(path))
+    largest = _LARGEST_SIDES.get(format_name)
+    if largest and max(height_width) > largest:
+        height, width = height_width
+        raise FileError(
+            f"cannot write {path}: {format_name} holds {largest} pixels a side and the picture has "
+            f"{width}x{height}: choose the suffix .png"
+        )
+
+
+def _filled(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colours where `alpha` is 0, from means over ever larger blocks of visible pixels."""
+    if alpha.all() or not alpha.any():
+        return rgb
+    size = tuple(-(-side // 2) for side in alpha.shape)
+    weight = _resampled(alpha, size, Image.Resampling.BOX)
+    colour = _resampled(rgb * alpha[..., None], size, Image.Resampling.BOX)
+    colour /= np.maximum(weight, np.finfo(np.float32).tiny)[..., None]
+    surroundings = _resampled(_filled(colour, weight), alpha.shape, Image.Resampling.BILINEAR)
+    return np.where(alpha[..., None] > 0, rgb, surroundings)
+
+
+def _resampled(
+    image: np.ndarray, height_width: Sequence[int], resampling: Image.Resampling
+) -> np.ndarray:
+    """Resamples (H, W) or (H, W, C), plane by plane, as Pillow does floats."""
+    height, width = height_width
+    planes = image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
+    resized = [np.asarray(Image.fromarray(p).resize((width, height), resampling)) for p in planes]
+    return np.stack(resized, axis=-1).reshape(height, width, *image.shape[2:])
 
 
 def _over_white(image: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from perceptual_jax.io import storage
 from perceptual_jax.io.storage import FileError, pictures_in
 
 
@@ -25,8 +26,8 @@ def picture(path_or_name: str | Path, kind: str) -> Path:
     Raises:
       FileError: there is neither; the message lists the examples.
     """
-    path = Path(path_or_name).expanduser()
-    if path.is_file():
+    path = storage.local_path(path_or_name)
+    if path.exists() and not path.is_dir():  # A pipe is no regular file.
         return path
     if len(path.parts) == 1:
         for example in _examples(kind):

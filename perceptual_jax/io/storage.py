@@ -7,11 +7,25 @@ import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp")
+PICTURE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp"),
+    *(".avif", ".heic", ".heif"),
+)
 
 
 class FileError(OSError):
     """A file or folder that cannot be used: one line that names it and says what to do."""
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """A path with a `~` at its start expanded, unless there is a file of that name.
+
+    So `~copy.png`, as editors name what they set aside, is a file even where no user is called so.
+    """
+    path = Path(path)
+    with contextlib.suppress(RuntimeError):  # There is no such user, or none has a home.
+        return path if os.path.lexists(path) else path.expanduser()
+    return path
 
 
 def pictures_in(

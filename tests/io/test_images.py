@@ -3,6 +3,7 @@
 import os
 import struct
 import sys
+import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 from perceptual_jax.io import decoding, images
 from perceptual_jax.io.storage import FileError
@@ -222,11 +223,83 @@ def test_sixteen_bit_colour_keeps_its_upper_eight_bits(tmp_path):
     np.testing.assert_allclose(images.read(tmp_path / "a.png"), (pixels >> 8) / 255, rtol=1e-6)
 
 
+def grey_tiff(
+    path: Path, values: np.ndarray, *, bits: int, signed: bool = False, white_is_zero: bool = False
+) -> Path:
+    """An uncompressed TIFF as scanners and microscopes write it."""
+    height, width = values.shape
+    data = values.tobytes()
+    tags = [
+        (256, width),
+        (257, height),
+        (258, bits),
+        (259, 1),
+        (262, 0 if white_is_zero else 1),
+        (273, 8 + 2 + 12 * 10 + 4),
+        (277, 1),
+        (278, height),
+        (279, len(data)),
+        (339, 3 if values.dtype.kind == "f" else 2 if signed else 1),
+    ]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    header = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    path.write_bytes(header + directory + bytes(4) + data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "expected"),
+    [
+        (np.array([[0, 13107, 65535]], "<u2"), {"bits": 16}, [0, 0.2, 1]),
+        (
+            np.array([[0, 13107, 65535]], "<u2"),
+            {"bits": 16, "white_is_zero": True},
+            [1, 0.8, 0],
+        ),
+        (np.array([[0, 32767]], "<i2"), {"bits": 16, "signed": True}, [0, 1]),
+        # Two values of 12 bits in three bytes: 0 and 4095.
+        (np.array([[0x00, 0x0F, 0xFF]], "u1"), {"bits": 12}, [0, 1]),
+        (np.array([[0, 0.25, 1]], "<f4"), {"bits": 32}, [0, 0.25, 1]),
+        (np.array([[0, 51, 255]], "<f4"), {"bits": 32}, [0, 0.2, 1]),
+        (np.array([[0, 0.25, 1]], "<f4"), {"bits": 32, "white_is_zero": True}, [1, 0.75, 0]),
+    ],
+    ids=["16 bits", "white is 0", "signed", "12 bits", "floats", "floats of 0..255", "float white"],
+)
+def test_grey_tiff_says_what_white_is(tmp_path, values, options, expected):
+    path = grey_tiff(tmp_path / "a.tif", values, **options)
+    if options["bits"] == 12:
+        content = bytearray(path.read_bytes())
+        content[18:22] = struct.pack("<I", 2)  # The width: two values in three bytes.
+        path.write_bytes(content)
+    np.testing.assert_allclose(images.read(path)[0, :, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        (np.array([[-1000, 5]], "<i2"), {"bits": 16, "signed": True}, "from -1000 to 5"),
+        (np.array([[0, 4000.0]], "<f4"), {"bits": 32}, "up to 4000"),
+        (np.array([[0, np.inf]], "<f4"), {"bits": 32}, "up to inf"),
+    ],
+)
+def test_grey_tiff_without_a_known_white_is_refused(tmp_path, values, options, message):
+    path = grey_tiff(tmp_path / "a.tif", values, **options)
+    with pytest.raises(FileError, match=message) as error:
+        images.read(path)
+    assert one_line(error, path)
+
+
+def test_a_tiff_that_pillow_cannot_read_says_what_kind_it_may_be(tmp_path):
+    path = grey_tiff(tmp_path / "a.tif", np.ones((2, 2), "<f8"), bits=64)
+    with pytest.raises(FileError, match="8 or 16 bits a channel"):
+        images.read(path)
+
+
 def test_integers_in_32_bits_count_as_sixteen_or_are_refused(tmp_path):
     Image.fromarray(np.array([[0, 65535, 13107]], np.int32)).save(tmp_path / "a.tif")
     np.testing.assert_allclose(images.read(tmp_path / "a.tif")[0, :, 0], [0, 1, 0.2], rtol=1e-6)
     Image.fromarray(np.array([[0, 65536]], np.int32)).save(tmp_path / "b.tif")
-    with pytest.raises(FileError, match="32 bits"):
+    with pytest.raises(FileError, match="from 0 to 65536"):
         images.read(tmp_path / "b.tif")
 
 
@@ -238,6 +311,35 @@ def test_float_tiff_is_clipped_and_nan_refused(tmp_path):
         images.read(tmp_path / "b.tif")
 
 
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow was built without AVIF")
+def test_avif_is_read(tmp_path):
+    Image.fromarray(smooth(32, 48)).save(tmp_path / "a.avif", quality=95)
+    image = images.read(tmp_path / "a.avif")
+    np.testing.assert_allclose(image, smooth(32, 48) / 255, atol=0.05)
+
+
+def test_heic_without_its_package_says_which_one(tmp_path):
+    """Where pillow-heif is installed, what is no more than a header is damaged."""
+    (tmp_path / "a.heic").write_bytes(bytes([0, 0, 0, 24]) + b"ftypheic" + bytes(60))
+    with pytest.raises(FileError, match=r"pillow-heif|damaged|not a picture"):
+        images.read(tmp_path / "a.heic")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
+def test_a_pipe_is_read_and_a_device_is_not(tmp_path):
+    pixels = noise(4, 6, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "fifo")
+    content = (tmp_path / "a.png").read_bytes()
+    writer = threading.Thread(target=lambda: (tmp_path / "fifo").write_bytes(content))
+    writer.start()
+    image = images.read(tmp_path / "fifo")
+    writer.join()
+    np.testing.assert_allclose(image, pixels / 255, rtol=1e-6)
+    with pytest.raises(FileError, match="device"):
+        images.read("/dev/zero")
+
+
 # --- reading: transparency ----------------------------------------------------------------
 
 
@@ -247,17 +349,59 @@ def test_transparent_parts_are_composited_over_white(tmp_path, suffix):
         tmp_path / f"a{suffix}"
     )
     picture = images.read_picture(tmp_path / f"a{suffix}")
-    # Alpha 51/255 is 0.2: 0.2 * (1, 0, 0.2) + 0.8.
-    np.testing.assert_allclose(picture.rgb[0], [(1, 0.8, 0.84), WHITE, [9 / 255] * 3], atol=1e-6)
     np.testing.assert_allclose(alpha_of(tmp_path / f"a{suffix}"), [[0.2, 0, 1]], rtol=1e-6)
+    np.testing.assert_allclose(picture.rgb[0, ::2], [(1, 0, 0.2), [9 / 255] * 3], atol=1e-6)
     assert picture.rgb.dtype == np.float32
-    np.testing.assert_array_equal(images.read(tmp_path / f"a{suffix}"), picture.rgb)
+    # Alpha 51/255 is 0.2: 0.2 * (1, 0, 0.2) + 0.8.
+    over_white = [(1, 0.8, 0.84), WHITE, [9 / 255] * 3]
+    np.testing.assert_allclose(images.read(tmp_path / f"a{suffix}")[0], over_white, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+def test_reading_and_writing_keeps_every_pixel_and_its_alpha(tmp_path, suffix):
+    pixels = noise(16, 16, 4)
+    Image.fromarray(pixels).save(tmp_path / f"a{suffix}", lossless=True, exact=True)
+    picture = images.read_picture(tmp_path / f"a{suffix}")
+    images.write(tmp_path / "b.png", picture.rgb, alpha=picture.alpha)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "b.png")), pixels)
+
+
+def test_transparent_parts_continue_the_colours_of_visible_ones():
+    """A half of a picture is red, the other transparent and black, and nothing of that remains."""
+    rgb = np.zeros((20, 31, 3), np.float32)
+    rgb[:, :15] = (0.8, 0.1, 0.1)
+    alpha = np.zeros((20, 31), np.float32)
+    alpha[:, :15] = 1.0
+    filled = images.Picture(rgb, alpha).fill_transparent()
+    np.testing.assert_allclose(filled.rgb, np.broadcast_to([0.8, 0.1, 0.1], rgb.shape), atol=1e-6)
+    np.testing.assert_array_equal(filled.alpha, alpha)
+
+
+def test_filling_keeps_what_is_visible_and_a_picture_without_it():
+    rgb = smooth(8, 9).astype(np.float32) / 255
+    alpha = np.zeros((8, 9), np.float32)
+    picture = images.Picture(rgb, alpha)
+    np.testing.assert_array_equal(picture.fill_transparent().rgb, rgb)
+    alpha[2:5, 3:4] = 0.25
+    np.testing.assert_array_equal(picture.fill_transparent().rgb[2:5, 3:4], rgb[2:5, 3:4])
+    assert images.Picture(rgb, None).fill_transparent().rgb is rgb
+
+
+def test_resizing_mixes_no_transparent_colour_into_a_soft_edge(tmp_path):
+    rgb = np.zeros((40, 40, 3), np.float32)
+    rgb[:, :23] = (0.2, 0.6, 0.4)
+    alpha = np.zeros((40, 40), np.float32)
+    alpha[:, :20], alpha[:, 20:23] = 1.0, (0.75, 0.5, 0.25)
+    for side in (17, 90):
+        fitted = images.Picture(rgb, alpha).fit(side)
+        np.testing.assert_allclose(
+            fitted.rgb, np.broadcast_to([0.2, 0.6, 0.4], fitted.rgb.shape), atol=1e-5
+        )
 
 
 def test_grey_with_alpha(tmp_path):
     Image.fromarray(np.array([[[0, 51], [255, 255]]], np.uint8), "LA").save(tmp_path / "a.png")
-    picture = images.read_picture(tmp_path / "a.png")
-    np.testing.assert_allclose(picture.rgb[0], [[0.8] * 3, WHITE], rtol=1e-6)
+    np.testing.assert_allclose(images.read(tmp_path / "a.png")[0], [[0.8] * 3, WHITE], rtol=1e-6)
     np.testing.assert_allclose(alpha_of(tmp_path / "a.png"), [[0.2, 1]], rtol=1e-6)
 
 
@@ -279,7 +423,9 @@ def test_palette(tmp_path, transparency, alpha):
     picture = images.read_picture(tmp_path / "a.png")
     weights = np.array(alpha or [1, 1, 1])[:, None]
     np.testing.assert_allclose(
-        picture.rgb[0], np.array([RED, GREEN, WHITE]) * weights + 1 - weights, atol=1e-6
+        images.read(tmp_path / "a.png")[0],
+        np.array([RED, GREEN, WHITE]) * weights + 1 - weights,
+        atol=1e-6,
     )
     assert (picture.alpha is None) == (alpha is None)
     if alpha is not None:
@@ -289,9 +435,9 @@ def test_palette(tmp_path, transparency, alpha):
 def test_one_transparent_value_in_sixteen_bit_grey(tmp_path):
     key = png_chunk(b"tRNS", struct.pack(">H", 40000))
     (tmp_path / "a.png").write_bytes(png(np.array([[40000, 40001]]), colour_type=0, extra=key))
-    picture = images.read_picture(tmp_path / "a.png")
     np.testing.assert_array_equal(alpha_of(tmp_path / "a.png"), [[0, 1]])
-    np.testing.assert_allclose(picture.rgb[0, :, 0], [1, 40001 / 65535], rtol=1e-6)
+    image = images.read(tmp_path / "a.png")
+    np.testing.assert_allclose(image[0, :, 0], [1, 40001 / 65535], rtol=1e-6)
 
 
 # --- reading: colour spaces ---------------------------------------------------------------
@@ -324,8 +470,7 @@ def test_a_profile_with_its_primaries_swapped_swaps_the_channels(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=rgb_profile("gbr", gamma=2.2))
     picture = images.read_picture(tmp_path / "a.png")
     alpha = pixels[..., 3:] / 255
-    expected = pixels[..., [2, 0, 1]] / 255 * alpha + 1 - alpha
-    np.testing.assert_allclose(picture.rgb, expected, atol=1.5 / 255)
+    np.testing.assert_allclose(picture.rgb, pixels[..., [2, 0, 1]] / 255, atol=1.5 / 255)
     np.testing.assert_allclose(alpha_of(tmp_path / "a.png"), alpha[..., 0], rtol=1e-6)
 
 
@@ -695,9 +840,9 @@ def test_jpeg_keeps_colour_at_full_resolution_and_follows_the_quality(tmp_path):
 def test_alpha_is_kept_where_the_format_can(tmp_path, suffix, shape):
     alpha = noise(4, 6).astype(np.float32) / 255
     images.write(tmp_path / f"a{suffix}", np.zeros(shape), alpha=alpha)
-    picture = images.read_picture(tmp_path / f"a{suffix}")
     np.testing.assert_allclose(alpha_of(tmp_path / f"a{suffix}"), alpha, atol=1e-6)
-    np.testing.assert_allclose(picture.rgb, np.stack([1 - alpha] * 3, -1), atol=1e-6)
+    over_white = np.stack([1 - alpha] * 3, -1)
+    np.testing.assert_allclose(images.read(tmp_path / f"a{suffix}"), over_white, atol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".bmp"])
@@ -772,9 +917,15 @@ def test_permissions_follow_the_umask(tmp_path):
     assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o640
 
 
-def test_what_a_format_cannot_hold_is_reported(tmp_path):
-    with pytest.raises(FileError, match=r"16383.*\.png"):
-        images.write(tmp_path / "a.webp", np.zeros((1, 16_384)))
+@pytest.mark.parametrize(("suffix", "largest"), [(".webp", 16_383), (".jpg", 65_500)])
+def test_what_a_format_cannot_hold_is_reported(tmp_path, suffix, largest):
+    images.write(tmp_path / f"a{suffix}", np.zeros((1, largest)))
+    for size in [(1, largest + 1), (largest + 1, 1)]:
+        with pytest.raises(FileError, match=rf"{largest}.*\.png"):
+            images.write(tmp_path / f"b{suffix}", np.zeros(size))
+        with pytest.raises(FileError, match=rf"{largest}.*\.png"):
+            images.check_size(tmp_path / f"b{suffix}", size)
+        images.check_size(tmp_path / "b.png", size)
 
 
 @pytest.mark.parametrize(

@@ -175,3 +175,14 @@ class TestAtomicWrite:
         storage.check_writable(tmp_path / "new" / "a")
         assert (tmp_path / "a").read_text() == "as it was"
         assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "new"]
+
+
+def test_a_tilde_is_the_home_folder_unless_a_file_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert storage.local_path("~/a.png") == tmp_path / "home" / "a.png"
+    assert storage.local_path("~no_such_user.png") == Path("~no_such_user.png")
+    assert storage.local_path("sub/~a.png") == Path("sub/~a.png")
+    (tmp_path / "~").mkdir()
+    (tmp_path / "~" / "a.png").touch()
+    assert storage.local_path("~/a.png") == Path("~/a.png")
