@@ -124,6 +124,7 @@ def load_network(name_or_path: str | Path) -> TrainedNetwork:
         network = _network(metadata["kind"], json.loads(metadata["architecture"]))
         styles = tuple(json.loads(metadata["styles"]))
         settings = json.loads(metadata["settings"])
+        _check_settings(settings)
         names = (f"thumbnails/{index}" for index in range(len(styles)))
         thumbnails = tuple(tensors.pop(name) for name in names if name in tensors)
         problems = _problems(network, tensors, styles, thumbnails)
@@ -239,8 +240,10 @@ def _problems(
     rows = network.styles if isinstance(network, StyleNetwork) else 0
     if len(styles) != rows:
         problems.append(f"{len(styles)} names for {rows} styles")
-    if not all(isinstance(style, str) for style in styles):
-        problems.append("names of styles that are not text")
+    if not all(isinstance(style, str) and is_style_name(style) for style in styles):
+        problems.append("names of styles that are no names")
+    if len(set(styles)) != len(styles):
+        problems.append("several styles of one name")
     if thumbnails and len(thumbnails) != len(styles):
         problems.append(f"{len(thumbnails)} thumbnails for {len(styles)} styles")
     for index, picture in enumerate(thumbnails):
@@ -250,6 +253,23 @@ def _problems(
         elif not 0 < min(shape[:2]) <= max(shape[:2]) <= LARGEST_THUMBNAIL:
             problems.append(f"thumbnail {index} is {shape[0]}x{shape[1]}")
     return problems
+
+
+def is_style_name(name: str) -> bool:
+    """Whether a style may be called so: text on one line that a file may be called as well.
+
+    A name becomes part of the name of a picture, so a stranger's network must not lead out of a
+    folder by it, nor send control characters to a terminal.
+    """
+    return 0 < len(name) <= 200 and name.isprintable() and not set(name) & set("/\\")
+
+
+def _check_settings(settings: Any) -> None:
+    if not isinstance(settings, dict):
+        raise ValueError("its settings are no dict")
+    for name in ("steps", "steps_before"):
+        if type(settings.get(name, 0)) is not int or settings.get(name, 0) < 0:
+            raise ValueError(f"its {name} are no number")
 
 
 def _json(value: Any) -> str:

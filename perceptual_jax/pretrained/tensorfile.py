@@ -19,6 +19,9 @@ from perceptual_jax.io.storage import FileError
 
 Shapes = dict[str, tuple[int, ...]]
 
+# Of the tensors that a message names; how many a stranger's file has is not ours to say.
+_MOST_SURPLUS, _LONGEST_NAME = 30, 100
+
 _DTYPES = {"float16": "F16", "float32": "F32", "uint8": "U8"}
 
 
@@ -93,15 +96,23 @@ def read(
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The wanted tensors, and the metadata, of any safetensors file.
 
+    Types that NumPy does not have, such as bfloat16, become float32.
+
     Raises:
-      FileError: the file is missing, damaged, or not a safetensors file.
+      FileError: the file is missing, damaged, not a safetensors file, or has tensors of a type or
+        shape that NumPy cannot hold.
     """
     try:
         with safetensors.safe_open(path, "numpy") as file:
             names = [name for name in file.keys() if wanted(name)]  # noqa: SIM118 (not a dict)
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (OSError, safetensors.SafetensorError) as error:
+            tensors = {name: file.get_tensor(name) for name in names}
+            metadata = file.metadata() or {}
+    except Exception as error:
+        # Unknown types and impossible shapes raise AttributeError, TypeError and ValueError.
         raise FileError(f"{path} cannot be read as a safetensors file: {error}") from error
+    return {
+        n: t.astype(np.float32) if t.dtype.kind == "V" else t for n, t in tensors.items()
+    }, metadata
 
 
 def check(
@@ -124,7 +135,10 @@ def check(
 def mismatches(tensors: Mapping[str, np.ndarray], shapes: Shapes) -> list[str]:
     """Why `tensors` are not finite floats of exactly these names and shapes; empty if they are."""
     problems = [f"{name} is missing" for name in shapes if name not in tensors]
-    problems += [f"{name} is surplus" for name in tensors if name not in shapes]
+    surplus = [name for name in tensors if name not in shapes]
+    problems += [f"{name[:_LONGEST_NAME]} is surplus" for name in surplus[:_MOST_SURPLUS]]
+    if len(surplus) > _MOST_SURPLUS:
+        problems.append(f"{len(surplus) - _MOST_SURPLUS} more are surplus")
     for name, shape in shapes.items():
         if (tensor := tensors.get(name)) is None:
             continue

@@ -10,19 +10,25 @@ harm.  It reads both layouts:
 
 The pickle only describes tensors.  Numbers are read for those that are wanted, so the classifier,
 nine tenths of a VGG file, takes no memory.
+
+What a file makes the reader do is bounded by its size: no number in it is taken for an amount of
+memory or of work without a check.
 """
 
+import math
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple, TypeVar
 
 import ml_dtypes
 import numpy as np
 
 from perceptual_jax.io.storage import FileError
+
+_T = TypeVar("_T")
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -43,28 +49,43 @@ _STORAGE_DTYPES: dict[str, np.dtype] = {
     "BoolStorage": np.dtype("?"),
 }
 
-# What training programs wrap a state dict in, and what wrappers of a network put before its names.
+# What training programs wrap a state dict in.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "model.")
+
+# A program that builds dicts of tensors handles each part of itself a few times.
+_MOST_ITEMS_PER_CALL = 1000
+_MOST_ITEMS = 1_000_000
 
 
 def read_state_dict(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
-    """The wanted tensors of the state dict in a file, see `read` and `unwrap`."""
-    return unwrap(read(path, lambda name: wanted(_strip_prefixes(name))))
-
-
-def unwrap(saved: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The state dict in a checkpoint, with the names that tensors have in the network itself."""
+    """The wanted tensors of the state dict in a file, alone or in a checkpoint; see `read`."""
+    saved = read(path, wanted)
     for wrapper in _WRAPPERS:
         if isinstance(saved.get(wrapper), dict):
             saved = saved[wrapper]
-    return {_strip_prefixes(str(k)): v for k, v in saved.items() if isinstance(v, np.ndarray)}
+    return {str(k): v for k, v in saved.items() if isinstance(v, np.ndarray)}
 
 
-def _strip_prefixes(name: str) -> str:
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
+def without_prefix(tensors: Mapping[str, _T], first: str) -> dict[str, _T]:
+    """Tensors by the names that they have in the network itself.
+
+    A module that holds the network, or wraps it (`DataParallel`, `torch.compile`), puts its own
+    names before: `module.`, `_orig_mod.`, `encoder.net.`.
+
+    Args:
+      tensors: by their names in a state dict.
+      first: a name that the network has, which shows what is before it.
+
+    Returns:
+      What has this prefix, without it; all, if `first` is not there.
+    """
+    found = (name.removesuffix(first) for name in tensors if f".{name}".endswith(f".{first}"))
+    prefix = min(found, key=len, default="")
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def read(path: str | Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
@@ -131,6 +152,19 @@ class _OrderedDict(dict):
         """Drops `_metadata`, the version numbers that PyTorch attaches to a state dict."""
 
 
+def _ordered_dict(pairs: Iterable[tuple[Any, Any]] = ()) -> _OrderedDict:
+    pairs = list(pairs)
+    _check_keys(key for key, _ in pairs)
+    return _OrderedDict(pairs)
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    """Names of tensors are text; optimisers number theirs."""
+    for key in keys:
+        if not (type(key) is str or (type(key) is int and abs(key) < 2**32)):
+            raise _RefusedError(f"a key in it is a {type(key).__name__}, not a name")
+
+
 class _StorageType(NamedTuple):
     dtype: np.dtype
 
@@ -148,11 +182,11 @@ _REBUILD_TENSOR = _Function(
     lambda storage, offset, shape, strides, *_: _Tensor(storage, offset, shape, strides)
 )
 _GLOBALS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): _OrderedDict,
+    ("collections", "OrderedDict"): _Function(_ordered_dict),
     ("torch._utils", "_rebuild_tensor"): _REBUILD_TENSOR,
     ("torch._utils", "_rebuild_tensor_v2"): _REBUILD_TENSOR,
     ("torch._utils", "_rebuild_parameter"): _Function(lambda tensor, *_: tensor),
-    ("torch", "Size"): tuple,
+    ("torch", "Size"): _Function(lambda sizes: sizes),
     ("torch", "device"): _Function(lambda *_: None),
     **{("torch", name): _StorageType(dtype) for name, dtype in _STORAGE_DTYPES.items()},
     # Checkpoints have these beside their tensors.
@@ -160,10 +194,50 @@ _GLOBALS: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+# Instructions that `torch.save` does not write: they make objects of other classes, or sets.
+_REFUSED_INSTRUCTIONS = (
+    *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.DICT),
+    *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET),
+)
+
+
+class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
+    """The unpickler in Python, of which single instructions can be replaced.
+
+    That in C makes room for as many objects as the largest index in the file says, and hashes
+    nested tuples, which takes a time that doubles with each level.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()  # type: ignore[attr-defined]
+        if bytes([code]) not in _REFUSED_INSTRUCTIONS
+    }
+
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, encoding="utf-8")  # Python 2 pickled text as bytes.
         self.item_sizes: dict[str, int] = {}
+        self._items = 0
+
+    def load_setitem(self) -> None:
+        _check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        _check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_reduce(self) -> None:
+        arguments = self.stack[-1]
+        sizes = [len(value) for value in arguments if isinstance(value, list | tuple | dict)]
+        self._items += len(arguments) + sum(sizes)
+        if len(arguments) > _MOST_ITEMS_PER_CALL or self._items > _MOST_ITEMS:
+            raise _RefusedError("it calls functions with more arguments than a dict of tensors has")
+        super().load_reduce()
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.REDUCE[0]] = load_reduce
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -176,8 +250,8 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, storage_type, key, _, size, *view = pid
-        if kind != "storage" or not isinstance(storage_type, _StorageType):
-            raise ValueError(f"unknown kind of storage {pid!r}")
+        if kind != "storage" or not isinstance(storage_type, _StorageType) or type(key) is not str:
+            raise ValueError("it has an unknown kind of storage")
         self.item_sizes.setdefault(key, storage_type.dtype.itemsize)
         start = 0
         if view and view[0] is not None:  # Before PyTorch 0.4 a storage could be part of another.
@@ -199,14 +273,15 @@ def _read_zip(file: IO[bytes], wanted: Callable[[str], bool]) -> dict[str, Any]:
             raise _RefusedError(_BIG_ENDIAN)
         with archive.open(pickles[0]) as stream:
             described = _Unpickler(stream).load()
-        return _filled(described, lambda key: archive.read(f"{folder}data/{key}"), wanted)
+        size = os.fstat(file.fileno()).st_size
+        return _filled(described, lambda key: archive.read(f"{folder}data/{key}"), wanted, size)
 
 
 def _read_legacy(file: IO[bytes], wanted: Callable[[str], bool]) -> dict[str, Any]:
     if _Unpickler(file).load() != _LEGACY_MAGIC:
         raise ValueError("the magic number is missing")
-    if (protocol := _Unpickler(file).load()) != _LEGACY_PROTOCOL:
-        raise ValueError(f"unknown protocol {protocol!r}")
+    if _Unpickler(file).load() != _LEGACY_PROTOCOL:
+        raise ValueError("its protocol is unknown")
     if _Unpickler(file).load()["little_endian"] is not True:
         raise _RefusedError(_BIG_ENDIAN)
     unpickler = _Unpickler(file)
@@ -215,6 +290,8 @@ def _read_legacy(file: IO[bytes], wanted: Callable[[str], bool]) -> dict[str, An
     places = {}
     end = os.fstat(file.fileno()).st_size
     for key in _Unpickler(file).load():
+        if type(key) is not str:
+            raise ValueError("it has an unknown kind of storage")
         size = int.from_bytes(file.read(8), "little", signed=True) * unpickler.item_sizes[key]
         if not 0 <= size <= end - file.tell():
             raise ValueError("it is cut short")
@@ -226,11 +303,11 @@ def _read_legacy(file: IO[bytes], wanted: Callable[[str], bool]) -> dict[str, An
         file.seek(position)
         return file.read(size)
 
-    return _filled(described, fetch, wanted)
+    return _filled(described, fetch, wanted, end)
 
 
 def _filled(
-    described: Any, fetch: Callable[[str], bytes], wanted: Callable[[str], bool]
+    described: Any, fetch: Callable[[str], bytes], wanted: Callable[[str], bool], file_size: int
 ) -> dict[str, Any]:
     """The dicts of a described object, with arrays in place of tensors."""
     if not isinstance(described, dict):
@@ -239,7 +316,10 @@ def _filled(
     # By identity: a pickle can hold a dict several times, and even inside itself.
     finished: dict[int, dict[str, Any]] = {}
 
+    total = 0
+
     def fill(node: dict[str, Any]) -> dict[str, Any]:
+        nonlocal total
         if id(node) in finished:
             return finished[id(node)]
         result = finished[id(node)] = {}
@@ -250,6 +330,9 @@ def _filled(
                 key = value.storage.key
                 if key not in storages:
                     storages[key] = fetch(key)
+                    total += len(storages[key])
+                    if total > file_size:
+                        raise ValueError("its storages overlap")
                 result[name] = _array(value, storages[key])
         return result
 
@@ -261,14 +344,14 @@ def _array(tensor: _Tensor, storage: bytes) -> np.ndarray:
     _, dtype, start, size = tensor.storage
     numbers = (start, size, tensor.offset, *tensor.shape, *tensor.strides)
     if not all(type(number) is int and number >= 0 for number in numbers):
-        raise ValueError(f"a tensor has the impossible layout {tensor[1:]}")
+        raise ValueError("a tensor has an impossible layout")
     if len(tensor.shape) != len(tensor.strides) or (start + size) * dtype.itemsize > len(storage):
         raise ValueError(f"a tensor's storage {tensor.storage.key} is cut short")
     if 0 in tensor.shape:
         return np.empty(tensor.shape, dtype)
     last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
-    if tensor.offset + last >= size:
-        raise ValueError(f"a tensor reaches past the end of its storage {tensor.storage.key}")
+    if tensor.offset + last >= size or math.prod(tensor.shape) > size:
+        raise ValueError(f"a tensor has more numbers than its storage {tensor.storage.key}")
     return np.ndarray(
         tensor.shape,
         dtype,

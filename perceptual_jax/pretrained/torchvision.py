@@ -30,7 +30,7 @@ _COUNTS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _CHANNELS = (64, 128, 256, 512, 512)
 
 # The fully connected layers, by the names of torchvision and timm.
-_UNUSED = ("classifier.", "avgpool.", "pre_logits.", "head.")
+_UNUSED = {"classifier", "avgpool", "pre_logits", "head"}
 _CLASSIFIER_BIAS = "classifier.0.bias"
 
 # SHA-256 of the Oxford network's first kernel, as float16 in torchvision's order (OIHW).
@@ -66,7 +66,19 @@ def _convolutions(depth: int) -> Iterator[tuple[str, str, int, int]]:
 
 def is_used(name: str) -> bool:
     """Whether a tensor of a state dict has to be read: not the classifier, but for `is_oxford`."""
-    return not name.startswith(_UNUSED) or name == _CLASSIFIER_BIAS
+    return not _UNUSED.intersection(name.split(".")) or name.endswith(_CLASSIFIER_BIAS)
+
+
+def standard_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict by torchvision's names: of a wrapped network, of a part of a larger one, or of
+    the `features` alone, as in `0.weight`."""
+    first, *_ = torch_shapes(16)
+    found = torch_pickle.without_prefix(state_dict, first)
+    if first in found:
+        return found
+    used = {name: tensor for name, tensor in state_dict.items() if is_used(name)}
+    found = torch_pickle.without_prefix(used, first.removeprefix("features."))
+    return {f"features.{name}" if name[:1].isdigit() else name: found[name] for name in found}
 
 
 def tree_problems(tensors: Mapping[str, np.ndarray]) -> list[str]:
@@ -87,8 +99,8 @@ def from_torchvision(
     """Parameters from a state dict in the layout of torchvision's VGG-16 and VGG-19.
 
     Args:
-      state_dict: arrays `features.N.weight` (OIHW) and `features.N.bias`.  The classifier may be
-        there too, under torchvision's or timm's names, and is ignored.
+      state_dict: arrays `features.N.weight` (OIHW) and `features.N.bias`, see `standard_names`.
+        The classifier may be there too, under torchvision's or timm's names, and is ignored.
       normalization: that with which the network was trained: `"torchvision"`, or `"oxford"` for
         torchvision's `VGG16_Weights.IMAGENET1K_FEATURES`.
 
@@ -102,7 +114,8 @@ def from_torchvision(
     """
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"normalization must be in {[*NORMALIZATIONS]}, got {normalization!r}")
-    arrays = {k: np.asarray(v) for k, v in state_dict.items() if not k.startswith(_UNUSED)}
+    named = standard_names(state_dict)
+    arrays = {k: np.asarray(v) for k, v in named.items() if not _UNUSED.intersection(k.split("."))}
     if problems := _problems(arrays, torch_shapes):
         raise ValueError(
             "not a state dict of torchvision's VGG-16 or VGG-19 (without batch normalisation): "

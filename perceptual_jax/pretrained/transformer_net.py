@@ -14,10 +14,13 @@ import numpy as np
 from flax import traverse_util
 
 from perceptual_jax.models.networks import Network, StyleNetwork, initial_variables
-from perceptual_jax.pretrained import tensorfile
+from perceptual_jax.pretrained import tensorfile, torch_pickle
 
 # Before PyTorch 0.4 instance normalisation collected running statistics, but never used them.
 _UNUSED = (".running_mean", ".running_var", ".num_batches_tracked")
+
+# Beyond these a file is no network but an attempt to keep the reader busy.
+_LARGEST = {"styles": 10_000, "width": 1024, "residual_blocks": 100}
 
 # Replaced one after the other, these make their names of ours.
 _THEIR_NAMES = {
@@ -42,7 +45,14 @@ def is_used(name: str) -> bool:
 
 
 def leaf_shapes(network: Network) -> tensorfile.Shapes:
-    """Name (`params/conv1/kernel`) and shape of each leaf of a network's variables."""
+    """Name (`params/conv1/kernel`) and shape of each leaf of a network's variables.
+
+    Raises:
+      ValueError: the network is larger than any that is trained.
+    """
+    for field, most in _LARGEST.items():
+        if (found := getattr(network, field, 1)) > most:
+            raise ValueError(f"{field}={found} is more than {most}")
     shapes = jax.eval_shape(lambda: initial_variables(network, seed=0))
     leaves = traverse_util.flatten_dict(shapes, sep="/")
     return {name: leaf.shape for name, leaf in leaves.items()}
@@ -53,7 +63,8 @@ def from_transformer_net(state_dict: Mapping[str, Any]) -> tuple[StyleNetwork, d
 
     Args:
       state_dict: `conv1.conv2d.weight` (OIHW), `in1.weight` and so on, of any width and number of
-        residual blocks, with or without the running statistics of old files.
+        residual blocks, with or without the running statistics of old files, and what a wrapper
+        puts before all names.
 
     Returns:
       The network, of one style, and its variables, `{"params": ...}`, float32, kernels HWIO.
@@ -61,7 +72,8 @@ def from_transformer_net(state_dict: Mapping[str, Any]) -> tuple[StyleNetwork, d
     Raises:
       ValueError: tensors are missing, surplus, misshapen or not finite; the message lists all.
     """
-    arrays = {name: np.asarray(v) for name, v in state_dict.items() if is_used(name)}
+    named = torch_pickle.without_prefix(state_dict, "deconv1.conv2d.weight")
+    arrays = {name: np.asarray(v) for name, v in named.items() if is_used(name)}
     # Residual blocks are counted, as the number in a name could be anything.
     blocks = {match[0] for name in arrays if (match := re.match(r"res\d+\.", name))}
     network = StyleNetwork(width=_width(arrays), residual_blocks=len(blocks))

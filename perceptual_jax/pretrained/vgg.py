@@ -127,9 +127,10 @@ def _read(path: Path) -> Params:
         tensors, metadata = tensorfile.read(path, torchvision.is_used)
         if metadata.get("format") == FORMAT:
             return _tree(path, tensors, metadata)
-        state_dict = torch_pickle.unwrap(tensors)
+        state_dict = tensors
     else:
         state_dict = torch_pickle.read_state_dict(path, torchvision.is_used)
+    state_dict = torchvision.standard_names(state_dict)
     oxford = torchvision.is_oxford(state_dict)
     try:
         return from_torchvision(state_dict, normalization="oxford" if oxford else "torchvision")

@@ -212,7 +212,13 @@ class TestWhatIsNotWritten:
         ("changes", "problem"),
         [
             ({"styles": ("wave",)}, "1 names for 2 styles"),
-            ({"styles": ("wave", 2)}, "names of styles that are not text"),
+            ({"styles": ("wave", 2)}, "names of styles that are no names"),
+            ({"styles": ("wave", "x/../../y")}, "names of styles that are no names"),
+            ({"styles": ("wave", "..\\y")}, "names of styles that are no names"),
+            ({"styles": ("wave", "\x1b[2J")}, "names of styles that are no names"),
+            ({"styles": ("wave", "")}, "names of styles that are no names"),
+            ({"styles": ("wave", "a" * 201)}, "names of styles that are no names"),
+            ({"styles": ("wave", "wave")}, "several styles of one name"),
             ({"thumbnails": (np.zeros((8, 8, 3), np.uint8),)}, "1 thumbnails for 2 styles"),
             ({"thumbnails": (np.zeros((8, 8, 3)),) * 2}, r"thumbnail 1 is \(8, 8, 3\) float64"),
             ({"thumbnails": (np.zeros((8, 8), np.uint8),) * 2}, r"thumbnail 0 is \(8, 8\) uint8"),
@@ -333,6 +339,9 @@ class TestFilesThatAreRefused:
             ({"width": 0}, "does not describe a network"),
             ({"width": -1}, "does not describe a network"),
             ({"residual_blocks": -1}, "params/residual1/conv1/bias is surplus"),
+            ({"residual_blocks": 2000}, "residual_blocks=2000 is more than 100"),
+            ({"styles": 500_000_000}, "styles=500000000 is more than 10000"),
+            ({"width": 10**9}, "width=1000000000 is more than 1024"),
         ],
     )
     def test_with_an_architecture_that_cannot_be(
@@ -340,6 +349,15 @@ class TestFilesThatAreRefused:
     ) -> None:
         described = {"styles": 2, "width": 2, "residual_blocks": 1} | architecture
         assert problem in refusal(architecture=json.dumps(described))
+
+    @pytest.mark.parametrize(
+        "settings", [[], {"steps": "many"}, {"steps_before": -1}, {"steps": 1e9}, {"steps": None}]
+    )
+    def test_with_settings_that_cannot_be(self, settings: Any, refusal: Callable[..., str]) -> None:
+        assert "does not describe a network: its " in refusal(settings=json.dumps(settings))
+
+    def test_with_names_that_lead_out_of_a_folder(self, refusal: Callable[..., str]) -> None:
+        assert "no names" in refusal(styles=json.dumps(["wave", "x/../../y"]))
 
     @pytest.mark.parametrize("field", ["architecture", "styles", "settings"])
     def test_with_text_that_is_no_json(self, field: str, refusal: Callable[..., str]) -> None:

@@ -89,6 +89,45 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
             tensorfile.read(path)
 
 
+def _safetensors(path: Path, dtype: str, shape: list[int], size: int) -> Path:
+    path.write_bytes(tensorfile.header({"x": (dtype, shape, size)}) + bytes(size))
+    return path
+
+
+def test_bfloat16_becomes_float32(tmp_path: Path) -> None:
+    tensors, _ = tensorfile.read(_safetensors(tmp_path / "a.safetensors", "BF16", [2], 4))
+    assert tensors["x"].dtype == np.float32
+    np.testing.assert_array_equal(tensors["x"], [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "size"),
+    [
+        ("F8_E4M3", [4], 4),
+        ("F8_E8M0", [4], 4),
+        ("F32", [0, 2**62], 0),
+        ("F32", [2**62, 2**62, 0], 0),
+        ("F32", [1] * 100, 4),
+        ("F32", [2**40], 4),
+    ],
+)
+def test_tensors_that_numpy_cannot_hold_are_refused(
+    tmp_path: Path, dtype: str, shape: list[int], size: int
+) -> None:
+    path = _safetensors(tmp_path / "a.safetensors", dtype, shape, size)
+    with pytest.raises(FileError, match=r"a\.safetensors cannot be read") as caught:
+        tensorfile.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_message_names_some_of_very_many_tensors() -> None:
+    tensors = {f"{'a' * 1000}{index}": np.zeros(1) for index in range(10_000)}
+    problems = tensorfile.mismatches(tensors, {"b": (1,)})
+    assert problems[0] == "b is missing"
+    assert problems[-1] == "9970 more are surplus"
+    assert len("; ".join(problems)) < 5000
+
+
 def test_a_missing_file_is_reported_before_its_kind(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="missing cannot be read: No such file"):
         tensorfile.is_safetensors(tmp_path / "missing")

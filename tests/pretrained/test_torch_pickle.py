@@ -3,7 +3,9 @@
 import collections
 import contextlib
 import pickle
+import re
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +140,9 @@ def test_unwanted_tensors_are_not_read(write: Writer, path: Path) -> None:
         (0, (2, 3), (4, 1)),
         (0, (2,), (2**62,)),
         (0, (2**40, 2**40), (1, 1)),
+        (0, (2**33,), (0,)),
+        (0, (7, 6), (0, 1)),
+        (0, (2, None), (1, 1)),
         (-1, (2,), (1,)),
         (3, (3,), (-1,)),
         (0, (-2,), (1,)),
@@ -180,6 +185,61 @@ def test_any_other_name_is_refused_and_nothing_runs(
     assert f"{module}.{name}" in message
     assert "state_dict()" in message
     assert not trace.exists()
+
+
+def _raw(path: Path, program: bytes) -> None:
+    """A zip file of torch.save with these instructions of the pickle machine."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + program)
+
+
+# Each level holds the one before twice.
+_NESTED = b"K\x01" + 60 * b"q\x00h\x00\x86"
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        (b"}" + _NESTED + b"K\x01s.", "a key in it is a tuple"),
+        (b"}(" + _NESTED + b"K\x01u.", "a key in it is a tuple"),
+        (b"ccollections\nOrderedDict\n](" + _NESTED + b"K\x01\x86e\x85R.", "is a tuple"),
+        (b"(" + _NESTED + b"K\x01d.", "damaged"),
+        (b"\x8f(" + _NESTED + b"\x90.", "damaged"),
+        (b"}" + b"\x8a\x10" + bytes(15) + b"\x01" + b"K\x01s.", "a key in it is a int"),
+        (b"ctorch\nSize\n(" + 2000 * b"K\x01" + b"tR.", "more arguments"),
+        (b"(" + 1000 * b"K\x01" + b"lq\x000" + 2000 * b"ctorch\nSize\nh\x00\x85R0", "arguments"),
+        (_NESTED + b"Q.", "damaged"),
+    ],
+    ids=[
+        *("key", "keys", "pairs", "dict", "set"),
+        *("large number", "arguments", "repeated arguments", "persistent"),
+    ],
+)
+def test_a_small_file_cannot_keep_the_reader_busy(path: Path, program: bytes, reason: str) -> None:
+    _raw(path, program)
+    assert reason in refusal(path)
+
+
+def test_an_index_of_the_memo_is_not_an_amount_of_memory(path: Path) -> None:
+    _raw(path, b"}r\xff\xff\xff\x7f.")
+    tracemalloc.start()
+    assert torch_pickle.read(path) == {}
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_storages_cannot_be_read_more_than_once_through_overlapping_entries(path: Path) -> None:
+    """A directory with 20 entries that lead to the same bytes."""
+    numbers = np.zeros(10_000, np.float32)
+    torchwriter.write_zip(path, {f"t{index}": tensor(numbers) for index in range(20)})
+    content = bytearray(path.read_bytes())
+    entries = [match.start() for match in re.finditer(b"PK\x01\x02", bytes(content))]
+    data = [at for at in entries if b"/data/" in content[at + 46 : at + 80]]
+    for at in data:
+        content[at + 42 : at + 46] = content[data[0] + 42 : data[0] + 46]
+    path.write_bytes(content)
+    assert "damaged" in refusal(path)
 
 
 def test_a_name_is_refused_in_every_pickle_of_a_legacy_file(path: Path) -> None:
@@ -264,23 +324,22 @@ X = np.ones(2, np.float32)
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
-def test_state_dicts_are_unwrapped_from_a_checkpoint(wrapper: str) -> None:
-    saved = {wrapper: {"conv1.weight": X}, "optimizer": {"lr": X}, "epoch": 3}
-    assert torch_pickle.unwrap(saved) == {"conv1.weight": X}
-
-
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model."])
-def test_state_dicts_are_unwrapped_from_a_module(prefix: str) -> None:
-    assert torch_pickle.unwrap({f"{prefix}conv1.weight": X}) == {"conv1.weight": X}
-
-
-def test_names_are_kept_that_only_contain_a_wrapper() -> None:
-    assert torch_pickle.unwrap({"submodule.model.weight": X}) == {"submodule.model.weight": X}
-
-
-def test_a_state_dict_is_read_by_the_names_in_the_network(write: Writer, path: Path) -> None:
-    state = torchwriter.state_dict({"module.features": X, "module.classifier": X})
-    write(path, {"model": state, "epoch": 3})
-    found = torch_pickle.read_state_dict(path, lambda name: name == "features")
+def test_a_state_dict_is_found_in_a_checkpoint(write: Writer, path: Path, wrapper: str) -> None:
+    state = torchwriter.state_dict({"features": X, "classifier": X})
+    write(path, {wrapper: state, "optimizer": {"lr": tensor(X)}, "epoch": 3})
+    found = torch_pickle.read_state_dict(path, lambda name: name != "classifier")
     assert list(found) == ["features"]
     np.testing.assert_array_equal(found["features"], X)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "net.", "module.vgg.encoder."])
+def test_whatever_is_before_all_names_goes(prefix: str) -> None:
+    saved = {f"{prefix}conv1.weight": X, f"{prefix}conv2.conv1.weight": X, "other.bias": X}
+    found = torch_pickle.without_prefix(saved, "conv1.weight")
+    assert list(found)[:2] == ["conv1.weight", "conv2.conv1.weight"]
+    assert ("other.bias" in found) == (not prefix)
+
+
+def test_names_are_kept_where_the_first_is_missing() -> None:
+    saved = {"module.conv2.weight": X, "myconv1.weight": X}
+    assert torch_pickle.without_prefix(saved, "conv1.weight") == saved

@@ -156,6 +156,22 @@ def test_without_a_first_layer_the_usual_width_is_expected(state: State) -> None
         transformer_net.from_transformer_net(state)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "style.net."])
+def test_what_a_wrapper_puts_before_all_names_goes(prefix: str) -> None:
+    state = random_transformer_net(2, 1)
+    network, variables = transformer_net.from_transformer_net(state)
+    wrapped = {f"{prefix}{name}": value for name, value in state.items()}
+    same_network, same = transformer_net.from_transformer_net(wrapped)
+    assert same_network == network
+    jax.tree.map(np.testing.assert_array_equal, same, variables)
+
+
+def test_more_blocks_than_any_network_has_are_refused() -> None:
+    state = {f"res{index}.conv1.conv2d.weight": np.ones((1, 1, 3, 3)) for index in range(2000)}
+    with pytest.raises(ValueError, match="residual_blocks=2000 is more than 100"):
+        transformer_net.from_transformer_net(state)
+
+
 def test_a_missing_block_is_reported() -> None:
     state = {
         name.replace("res2.", "res999999999."): value

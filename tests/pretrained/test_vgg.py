@@ -215,10 +215,29 @@ class TestTorchvisionFiles:
         check_same(params, vgg16, 16)
         np.testing.assert_allclose(params["normalization"]["mean"], [0.485, 0.456, 0.406])
 
-    def test_pt_of_a_training_program(self, tmp_path: Path, vgg16: dict[str, np.ndarray]) -> None:
-        state = torchwriter.state_dict({f"module.{k}": v for k, v in vgg16.items()})
+    @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "net.", "module.vgg."])
+    def test_pt_of_a_training_program(
+        self, tmp_path: Path, vgg16: dict[str, np.ndarray], prefix: str
+    ) -> None:
+        named = vgg16 | {"classifier.0.bias": np.zeros(4, np.float32)}
+        state = torchwriter.state_dict({f"{prefix}{k}": v for k, v in named.items()})
         torchwriter.write_zip(tmp_path / "a.pt", {"state_dict": state, "epoch": 3})
         check_same(vgg.load_vgg(tmp_path / "a.pt"), vgg16, 16)
+
+    @pytest.mark.parametrize("prefix", ["", "slice.", "_orig_mod."])
+    def test_the_features_alone(
+        self, tmp_path: Path, vgg16: dict[str, np.ndarray], prefix: str
+    ) -> None:
+        state = {f"{prefix}{k.removeprefix('features.')}": v for k, v in vgg16.items()}
+        safetensors.numpy.save_file(state, tmp_path / "a.safetensors")
+        check_same(vgg.load_vgg(tmp_path / "a.safetensors"), vgg16, 16)
+        check_same(vgg.from_torchvision(state), vgg16, 16)
+
+    def test_a_part_of_a_larger_network(self, tmp_path: Path, vgg16: dict[str, np.ndarray]) -> None:
+        state = {f"encoder.{k}": v for k, v in vgg16.items()}
+        state |= {"decoder.0.weight": np.ones((3, 64, 3, 3), np.float32)}
+        torchwriter.write_zip(tmp_path / "a.pth", torchwriter.state_dict(state))
+        check_same(vgg.load_vgg(tmp_path / "a.pth"), vgg16, 16)
 
     def test_safetensors(self, tmp_path: Path, vgg16: dict[str, np.ndarray]) -> None:
         state = vgg16 | {"head.fc.bias": np.zeros(1000, np.float16)}
