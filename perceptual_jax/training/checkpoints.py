@@ -121,18 +121,19 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             )
         self._held = step
 
-    def latest(self, abstract_state: Any) -> Restored | None:
+    def latest(self, like: Any) -> Restored | None:
         """Reads the newest checkpoint that is whole, if there is one; warns of each that is not.
 
         Args:
-          abstract_state: the tree that was saved, of `jax.ShapeDtypeStruct` with shardings.
+          like: a tree as the one that was saved, of arrays or of what describes them: shapes,
+            dtypes and shardings.
 
         Raises:
           FileError: all are damaged; or the state has other leaves than the one that was saved; or
             the run had another number of processes, which were not at the same position.
         """
         self.wait()
-        expected = _by_name(abstract_state)
+        expected = _by_name(like)
         steps = self._steps()
         if len(set(of_all_processes(json.dumps(steps)))) > 1:
             raise FileError(
@@ -153,10 +154,10 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             if not reasons:
                 self._held = step
                 placed = [
-                    jax.make_array_from_process_local_data(like.sharding, leaves[name], like.shape)
-                    for name, like in expected.items()
+                    jax.make_array_from_process_local_data(leaf.sharding, leaves[name], leaf.shape)
+                    for name, leaf in expected.items()
                 ]
-                state = jax.tree.unflatten(jax.tree.structure(abstract_state), placed)
+                state = jax.tree.unflatten(jax.tree.structure(like), placed)
                 positions = contents["positions"]
                 position = positions[jax.process_index() % len(positions)]
                 return Restored(step, state, position, contents["settings"])
@@ -208,7 +209,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         return contents
 
     def _refuse_others(
-        self, step: int, contents: Mapping[str, Any], expected: Mapping[str, jax.ShapeDtypeStruct]
+        self, step: int, contents: Mapping[str, Any], expected: Mapping[str, Any]
     ) -> None:
         """Raises for an intact checkpoint of another run: the one before it would be no better."""
         where = f"checkpoint {step} in {self._folder}"

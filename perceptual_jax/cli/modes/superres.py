@@ -16,7 +16,7 @@ from perceptual_jax.cli.interrupts import Interrupts
 from perceptual_jax.io import images
 from perceptual_jax.io.images import Picture
 from perceptual_jax.models import super_resolution
-from perceptual_jax.pretrained.networks import TrainedNetwork
+from perceptual_jax.pretrained.networks import TrainedNetwork, load_superres
 
 
 def define_flags(define: flags.Flags) -> None:
@@ -47,9 +47,7 @@ def define_flags(define: flags.Flags) -> None:
 
 
 def main(values: Any) -> int:
-    superres_flags.check_factor(values)
-    trained = superres_flags.load_network(values.network, values.factor)
-    trained = batch.prepared(trained, values)
+    trained = batch.prepared(load_superres(values.network, values.factor), values)
     job = batch.Job(
         apply=functools.partial(_apply, values, trained),
         label=f"x{values.factor}",

@@ -381,7 +381,7 @@ class TestMistakes:
             (["--data=nowhere"], "there is no nowhere: check the path"),
             (["--data=empty"], "there is no picture in empty"),
             (["--vgg=nothing"], "there are no weights 'nothing'"),
-            (["--workdir=red.png"], "--workdir=red.png: cannot open the checkpoints of red.png: "),
+            (["--workdir=red.png"], "cannot open the checkpoints of red.png: "),
             (["--output=photos"], "--output=photos is a folder"),
             (["--process_id=1"], "--num_processes and --process_id need --coordinator"),
         ],
