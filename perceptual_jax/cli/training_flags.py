@@ -122,10 +122,8 @@ def config_of(
 def settings_of(values: Any, config: TrainSettings) -> dict[str, Any]:
     """Every flag that decides the result, with the value that is used."""
     groups = values.flags_by_module_dict()
-    members = [
-        flag for group in groups if group not in (_RUN, _PROCESSES) for flag in groups[group]
-    ]
-    return {flag.name: flag.value for flag in members} | settings(config)
+    deciding = [groups[name] for name in groups if name not in (_RUN, _PROCESSES)]
+    return {flag.name: flag.value for group in deciding for flag in group} | settings(config)
 
 
 def options_of(values: Any, name: str) -> RunOptions:
@@ -143,13 +141,14 @@ def options_of(values: Any, name: str) -> RunOptions:
 
 def join_processes(values: Any) -> None:
     """Makes this process one of several, by the flags of `define_run`."""
-    if values.coordinator:
-        if values.num_processes is None or values.process_id is None:
-            raise UserError("--coordinator needs --num_processes and --process_id")
+    given = (values.coordinator, values.num_processes, values.process_id)
+    if None not in given:
         with usage_errors():
-            jax.distributed.initialize(values.coordinator, values.num_processes, values.process_id)
-    elif values.num_processes is not None or values.process_id is not None:
-        raise UserError("--num_processes and --process_id need --coordinator")
+            jax.distributed.initialize(*given)
+    elif any(value is not None for value in given):
+        raise UserError(
+            "--coordinator needs --num_processes and --process_id, and these need --coordinator"
+        )
     elif values.distributed:
         try:
             jax.distributed.initialize()
