@@ -215,6 +215,14 @@ def input_and_output(flags: Flags, example: str, label: str) -> None:
     )
 
 
+def factor(flags: Flags) -> None:
+    """Of super-resolution."""
+    flags.integer("factor", 4, "By which each side becomes larger: 4 or 8.", least=4)
+    absl_flags.register_validator(
+        "factor", lambda factor: factor in (4, 8), "must be 4 or 8", flag_values=flags.values
+    )
+
+
 def inference(flags: Flags) -> None:
     """How a trained network is computed."""
     text = "Pictures of equal size done at once. By default 8, on a CPU 1."

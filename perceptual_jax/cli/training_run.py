@@ -66,7 +66,7 @@ def main(
       values: of the flags.
       accelerator, cpu: the defaults of the mode.
       name: of the run folder, if the flags give none.
-      begin: makes the task of the mode from the values and the configuration.
+      begin: makes the task of the mode.
       **changes: to the configuration.
     """
     memory.keep()

@@ -146,9 +146,6 @@ def batches(
 ) -> "grain.IterDataset[dict[str, np.ndarray]]":
     """Endless batches of cropped photos, all photos once per epoch in an order of its own.
 
-    A photo's short side is resized, a random square of it is cut out, and mirrored with a
-    probability of one half.
-
     With P processes of batch size B, the examples of batch b of process p are numbered from
     (b P + p) B: the batches b of all processes together are batch b of one process with a batch
     size of P B.
@@ -156,15 +153,14 @@ def batches(
     Args:
       source: the photos.
       batch_size: examples in a batch of this process.
-      crop: side of the square that is cut out, in pixels.
+      crop: side of the square that is cut out at random, in pixels.
       seed: 0 to 2^32 - 1, of the order, the crops and the flips.
       short_side: to which larger photos are reduced; none is enlarged, and those smaller than the
         crop are skipped. By default all photos are resized to `SHORT_SIDE_PER_CROP` times the crop.
       flip: whether to mirror half of the examples.
       transform: makes more entries of an example from its photo, (crop, crop, 3) uint8, and its
         running number.
-      process_index: which of the processes this is.
-      process_count: how many processes train together.
+      process_index, process_count: which of how many processes this is.
       num_threads: threads that decode, each a batch at a time; 0 to decode in `next`.
       prefetch: batches to make ahead; 0 to decode in `next`.
 

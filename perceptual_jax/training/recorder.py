@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from perceptual_jax.io import storage
 from perceptual_jax.io.storage import FileError
@@ -62,7 +62,6 @@ class RunFolder(contextlib.AbstractContextManager["RunFolder"]):
             with storage.atomic_write(metrics) as file:
                 lines = "".join(json.dumps(line) + "\n" for line in self._history)
                 file.write_text(lines, encoding="utf-8")
-            self._metrics: IO[str] = metrics.open("a", encoding="utf-8")
             if tensorboard:
                 # Only where it is wanted: it is slow to import.
                 from tensorboardX import SummaryWriter
@@ -77,14 +76,14 @@ class RunFolder(contextlib.AbstractContextManager["RunFolder"]):
         self.close()
 
     def record(self, metrics: Sequence[Mapping[str, Any]]) -> None:
-        """Adds lines to `metrics.jsonl`, each with the time of day; flushed, so none is lost."""
-        for line in metrics:
-            self._history.append(dict(line))
-            self._metrics.write(json.dumps({**strict(line), "time": round(time.time(), 3)}) + "\n")
-            if self._events:
-                for name, value in {"total": line["total"], **line["terms"]}.items():
-                    self._events.add_scalar(name, value, line["step"])
-        self._metrics.flush()
+        """Adds lines to `metrics.jsonl`, each with the time of day."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            for line in metrics:
+                self._history.append(dict(line))
+                file.write(json.dumps({**strict(line), "time": round(time.time(), 3)}) + "\n")
+                if self._events:
+                    for name, value in {"total": line["total"], **line["terms"]}.items():
+                        self._events.add_scalar(name, value, line["step"])
 
     def publish(self) -> None:
         """Copies what is new to the bucket, if the folder is in one."""
@@ -101,8 +100,7 @@ class RunFolder(contextlib.AbstractContextManager["RunFolder"]):
         return self.folder / "previews" / f"{step:06d}.png"
 
     def close(self) -> None:
-        """Closes the metrics, and draws the terms over the iterations."""
-        self._metrics.close()
+        """Draws the terms over the iterations, and publishes."""
         if self._events:
             self._events.close()
         if self._plot and len(self._history) > 1:

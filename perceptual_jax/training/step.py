@@ -111,7 +111,11 @@ class TrainConfig:
             optimizer = muon(rate, consistent_rms=1.0, muon_weight_dimension_numbers=_matrices)
         if not self.styles_only:
             return optimizer
-        return optax.partition({"train": optimizer, "freeze": optax.set_to_zero()}, _style_labels)
+        labels = functools.partial(
+            jax.tree_util.tree_map_with_path,
+            lambda path, _: "train" if is_style_parameter(path) else "freeze",
+        )
+        return optax.partition({"train": optimizer, "freeze": optax.set_to_zero()}, labels)
 
 
 def _matrices(params: Any) -> Any:
@@ -119,12 +123,6 @@ def _matrices(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: MuonDimensionNumbers((0, 1, 2), 3) if is_inner_kernel(path) else None,
         params,
-    )
-
-
-def _style_labels(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: "train" if is_style_parameter(path) else "freeze", params
     )
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from perceptual_jax import color, metrics, models
-from perceptual_jax.cli import console, flags, superres_flags
+from perceptual_jax.cli import console, flags
 from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out
 from perceptual_jax.io import image_grid, images, storage
 from perceptual_jax.models import networks
@@ -30,7 +30,7 @@ Row = dict[str, dict[str, float]]
 def define_flags(define: flags.Flags) -> None:
     define.group("What is measured")
     define.string("data", None, "A folder of photos, such as Set5.")
-    superres_flags.define_factor(define)
+    flags.factor(define)
     define.list(
         "network",
         ["pixel", "feature"],

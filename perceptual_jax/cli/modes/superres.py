@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from perceptual_jax import models
-from perceptual_jax.cli import batch, flags, superres_flags
+from perceptual_jax.cli import batch, flags
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.cli.interrupts import Interrupts
 from perceptual_jax.io import images
@@ -22,7 +22,7 @@ from perceptual_jax.pretrained.networks import TrainedNetwork, load_superres
 def define_flags(define: flags.Flags) -> None:
     flags.input_and_output(define, "chelsea", "xFACTOR")
     define.group("Super-resolution")
-    superres_flags.define_factor(define)
+    flags.factor(define)
     define.string(
         "network",
         "feature",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from perceptual_jax import vgg
-from perceptual_jax.cli import flags, superres_flags, training_flags, training_network, training_run
+from perceptual_jax.cli import flags, training_flags, training_network, training_run
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.training_flags import TrainSettings
 from perceptual_jax.io import image_grid, images, resources
@@ -42,7 +42,7 @@ OBJECTIVE = Objective(formulation="johnson", content_layers=("relu2_2",))
 
 def define_flags(define: flags.Flags) -> None:
     define.group("Super-resolution")
-    superres_flags.define_factor(define)
+    flags.factor(define)
     define.enum(
         "loss",
         "both",
