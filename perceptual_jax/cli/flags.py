@@ -216,7 +216,7 @@ def input_and_output(flags: Flags, example: str, label: str) -> None:
 
 
 def factor(flags: Flags) -> None:
-    """Of super-resolution."""
+    """By how much super-resolution enlarges."""
     flags.integer("factor", 4, "By which each side becomes larger: 4 or 8.", least=4)
     absl_flags.register_validator(
         "factor", lambda factor: factor in (4, 8), "must be 4 or 8", flag_values=flags.values

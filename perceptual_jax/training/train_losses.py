@@ -111,11 +111,10 @@ def superres_loss(
         total = jnp.zeros(len(photos), jnp.float32)
         terms: Terms = {}
         if objective.layers:
-            shifts = _shifts(batch["index"])
-            outputs_seen, photos_seen = _shifted(outputs, shifts), _shifted(photos, shifts)
-            content = _content(objective, constants["vgg"], photos_seen)
+            content = _content(objective, constants["vgg"], _shifted(photos, batch["index"]))
             wanted = Targets(content=content, style={}, regions={})
-            total, terms = evaluate(objective, constants["vgg"], outputs_seen, wanted)
+            shifted = _shifted(outputs, batch["index"])
+            total, terms = evaluate(objective, constants["vgg"], shifted, wanted)
         if pixel_weight:
             pixels = losses.feature_reconstruction(255.0 * outputs, 255.0 * photos)
             terms = {**terms, "pixel": pixel_weight * pixels}
@@ -125,24 +124,19 @@ def superres_loss(
     return loss
 
 
-def _shifts(index: jax.Array) -> jax.Array:
-    """Rows and columns, 0 or 1, that are cut off before VGG, `(B, 2)`: all four in turn.
+def _shifted(pictures: jax.Array, index: jax.Array) -> jax.Array:
+    """`(B, H, W, C)` without the first, or the last, row and column: all four ways in turn.
 
     VGG pools blocks of 2x2 pixels.  If these were always the same ones, the network would learn to
     draw a grid that VGG cannot see.  Not in the paper.
     """
-    return jnp.stack([index // 2 % 2, index % 2], axis=-1)
-
-
-def _shifted(pictures: jax.Array, shifts: jax.Array) -> jax.Array:
-    """`(B, H, W, C)` without the first, or the last, row and column."""
     height, width, channels = pictures.shape[1:]
 
-    def cut(picture: jax.Array, shift: jax.Array) -> jax.Array:
-        start = (shift[0], shift[1], jnp.zeros_like(shift[0]))
+    def cut(picture: jax.Array, number: jax.Array) -> jax.Array:
+        start = (number // 2 % 2, number % 2, jnp.zeros_like(number))
         return jax.lax.dynamic_slice(picture, start, (height - 1, width - 1, channels))
 
-    return jax.vmap(cut)(pictures, shifts)
+    return jax.vmap(cut)(pictures, index)
 
 
 def _content(objective: Objective, params: vgg.Params, photos: jax.Array) -> dict[str, jax.Array]:

@@ -113,8 +113,9 @@ def _new_folder(place: str) -> "epath.Path":
 
         folder = epath.Path(place).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-        if any(path.suffix in photos.SHARD_SUFFIXES for path in folder.iterdir()):
-            raise UserError(f"{place} has shards already: remove them, or choose another --output")
+        suffixes = {path.suffix for path in folder.iterdir()}
+    if suffixes & {*photos.SHARD_SUFFIXES}:
+        raise UserError(f"{place} has shards already: remove them, or choose another --output")
     return folder
 
 
