@@ -79,6 +79,16 @@ def define(flags: Flags, accelerator: TrainSettings, cpu: TrainSettings) -> None
     flags.fields(cpu, *(name for name in settings(cpu) if name not in flags.values))
 
 
+def define_network(flags: Flags, *, width: int, residual_blocks: int, paper: str) -> None:
+    """The network that is trained; `paper` says what else differs in that of the paper."""
+    flags.group("Network")
+    text = f"paper: batch normalisation, transposed convolutions, tanh, {paper}."
+    flags.enum("architecture", "default", ["default", "paper"], text)
+    flags.integer("width", width, "Channels of the first layer.", least=1)
+    flags.integer("residual_blocks", residual_blocks, "In the middle of the network.", least=0)
+    flags.string("network", None, "A trained network to begin with; its architecture is kept.")
+
+
 def define_run(flags: Flags) -> None:
     """What is kept of a training run, and which processes share it."""
     flags.group(_RUN)

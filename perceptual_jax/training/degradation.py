@@ -79,13 +79,8 @@ def blur_matrix(length: int, sigma: float) -> np.ndarray:
     Cut off at four sigma, where SciPy's `gaussian_filter` does.
     """
     radius = int(4 * sigma + 0.5)
-    offsets = np.arange(-radius, radius + 1)
-    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
-    weights /= weights.sum()
-    matrix = np.zeros((length, length))
-    for offset, weight in zip(offsets, weights, strict=True):
-        # Mirrored with the border pixel repeated: d c b a | a b c d | d c b a.
-        place = (np.arange(length) + offset) % (2 * length)
-        place = np.minimum(place, 2 * length - 1 - place)
-        matrix[np.arange(length), place] += weight
-    return matrix
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    # Mirrored with the border pixel repeated: d c b a | a b c d | d c b a.
+    mirrored = np.pad(np.eye(length), ((radius, radius), (0, 0)), mode="symmetric")
+    windows = np.lib.stride_tricks.sliding_window_view(mirrored, len(weights), axis=0)
+    return windows @ (weights / weights.sum())

@@ -38,9 +38,6 @@ def setting(text: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any
 class TrainConfig:
     """How weights are optimised; the metadata of a field says what it means.
 
-    Attributes:
-      styles_only: whether only the parameters of styles are trained, and all others stay.
-
     Raises:
       ValueError: a value is out of its range.
     """
@@ -81,6 +78,7 @@ class TrainConfig:
         default=0.999,
     )
     accumulate: int = setting("Parts of a batch, computed one after the other.", default=1, least=1)
+    # Whether only the parameters of styles are trained, and all others stay.
     styles_only: bool = False
 
     def __post_init__(self) -> None:
@@ -287,8 +285,7 @@ def train(
     """Trains from `state` on, to `config.steps`, and reports now and then.
 
     Args:
-      loss: see `perceptual_jax.training.train_losses`.
-      config: how it is minimised.
+      loss, config: what is minimised, see `perceptual_jax.training.train_losses`, and how.
       state: donated.
       batches: this process's part of each batch, without end.
       constants: for the loss, on every device (see `replicate`).

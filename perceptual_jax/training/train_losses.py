@@ -18,8 +18,9 @@ from perceptual_jax import losses, vgg
 from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork
 from perceptual_jax.objective import Objective, Targets, evaluate, targets
 
+Batch = Mapping[str, jax.Array]
 Terms = dict[str, jax.Array]
-Loss = Callable[[Any, Mapping[str, jax.Array], Any], tuple[jax.Array, Terms, Any]]
+Loss = Callable[[Any, Batch, Any], tuple[jax.Array, Terms, Any]]
 
 
 def unit_range(photos: Any) -> Any:
@@ -66,9 +67,7 @@ def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int 
       `style_constants` gives for the paintings from `first_style` on.
     """
 
-    def loss(
-        variables: Any, batch: Mapping[str, jax.Array], constants: Any
-    ) -> tuple[jax.Array, Terms, Any]:
+    def loss(variables: Any, batch: Batch, constants: Any) -> tuple[jax.Array, Terms, Any]:
         photos = unit_range(batch["photos"])
         turns = batch["index"] % (network.styles - first_style)
         weights = jax.nn.one_hot(first_style + turns, network.styles, dtype=jnp.float32)
@@ -101,9 +100,7 @@ def superres_loss(
       uint8, "index": (B,)}` with the constants `{"vgg": ...}`; empty ones where VGG is not needed.
     """
 
-    def loss(
-        variables: Any, batch: Mapping[str, jax.Array], constants: Any
-    ) -> tuple[jax.Array, Terms, Any]:
+    def loss(variables: Any, batch: Batch, constants: Any) -> tuple[jax.Array, Terms, Any]:
         photos = unit_range(batch["photos"])
         outputs, updated = network.apply(
             variables, unit_range(batch["low"]), train=True, mutable=["batch_stats"]

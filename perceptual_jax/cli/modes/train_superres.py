@@ -62,17 +62,12 @@ def define_flags(define: flags.Flags) -> None:
     # From a network for pixels, 1,000 steps with 50 at x4 and 100 at x8 draw no grid; with less
     # weight, or many more steps, they do: weights/networks/README.md.
     define.float("pixel_weight", 100.0, "Of the mean squared difference of pixels in 0..255.")
-    define.group("Network")
-    define.enum(
-        "architecture",
-        "default",
-        ["default", "paper"],
-        "paper: batch normalisation, transposed convolutions, tanh, without the bicubic "
-        "enlargement to which the default adds.",
+    training_flags.define_network(
+        define,
+        width=64,
+        residual_blocks=4,
+        paper="without the bicubic enlargement to which the default adds",
     )
-    define.integer("width", 64, "Channels.", least=1)
-    define.integer("residual_blocks", 4, "In the middle of the network.", least=0)
-    define.string("network", None, "A trained network to begin with; its architecture is kept.")
     training_flags.define(define, ACCELERATOR, CPU)
     define.integer(
         "photo_size",

@@ -383,7 +383,7 @@ class TestMistakes:
             (["--vgg=nothing"], "there are no weights 'nothing'"),
             (["--workdir=red.png"], "cannot open the checkpoints of red.png: "),
             (["--output=photos"], "--output=photos is a folder"),
-            (["--process_id=1"], "--num_processes and --process_id need --coordinator"),
+            (["--process_id=1"], "--process_id, and these need --coordinator"),
         ],
     )
     @pytest.mark.usefixtures("whole")
