@@ -63,7 +63,6 @@ def main(
     """Trains a network as the flags say: the `main` of a mode, which gives the exit code.
 
     Args:
-      values: of the flags.
       accelerator, cpu: the defaults of the mode.
       name: of the run folder, if the flags give none.
       begin: makes the task of the mode.
