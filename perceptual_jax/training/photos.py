@@ -231,10 +231,11 @@ def _found(place: str) -> list["epath.Path"]:
             found = storage.pictures_in(path, suffixes=_SUFFIXES)
             _check_all_shards(found)
         elif "*" in path.name or "?" in path.name:
-            found = [x for x in sorted(path.parent.glob(path.name)) if _ends_in(_SUFFIXES, x)]
+            paths = sorted(path.parent.glob(path.name))
+            found = [match for match in paths if _ends_in(_SUFFIXES, match)]
         elif not path.exists():
             raise FileError(f"there is no {place}: check the path")
-        elif path.suffix.lower() == LIST_SUFFIX:
+        elif _ends_in([LIST_SUFFIX], path):
             found = _listed(path)
         else:
             found = [path] if _ends_in(_SUFFIXES, path) else []
