@@ -30,7 +30,7 @@ PIPE = "-"
 
 _Tile = TypeVar("_Tile")
 
-# Processes pictures of one size. Gives one result for each, or None if it was interrupted.
+# Processes pictures of one size. Gives one result for each, or none if it was interrupted.
 Apply = Callable[[Sequence[Picture], Interrupts], list[Picture] | None]
 
 
@@ -40,10 +40,10 @@ class Job:
 
     Attributes:
       apply: makes the results.
-      label: what the name of a result ends in, by default: `INPUT-LABEL.png`.
+      label: of the name that a result has by default, `INPUT-LABEL.png`.
       settings: written into every result.
       batch_size: pictures of equal size given to `apply` at once.
-      largest_side: of the pictures in a batch, in pixels; larger ones are processed alone.
+      largest_side: in pixels; larger pictures are processed alone.
       prepare: applied to each picture as soon as it is read.
     """
 
@@ -56,7 +56,7 @@ class Job:
 
 
 def is_folder(name: str) -> bool:
-    """Whether `--input` is a folder of pictures."""
+    """Whether `--input`, which may be `PIPE`, is a folder of pictures."""
     return name != PIPE and Path(name).expanduser().is_dir()
 
 
@@ -101,8 +101,8 @@ def results(
     at_once: Callable[[np.ndarray], jax.Array],
     in_tiles: Callable[[np.ndarray], Iterable[tiling.Tile]],
     scale: int = 1,
-) -> list[np.ndarray] | None:
-    """What a network makes of pictures of one size, or None if it was interrupted.
+) -> list[np.ndarray]:
+    """What a network makes of pictures of one size, nothing if it was interrupted.
 
     Several are computed `at_once`, from `(N, H, W, 3)` to `(N, scale H, scale W, 3)`; a single one
     `in_tiles`, with a bar.
@@ -115,16 +115,11 @@ def results(
         count = len(tiling.tiles((height, width), network, tile_size))
         tiles = with_progress(in_tiles(arrays[0]), count, interrupts)
         result = tiling.assemble(tiles, (scale * height, scale * width, 3))
-    return None if interrupts else [result]
+    return [] if interrupts else [result]
 
 
 def run(job: Job, source: str, output: str | None) -> int:
     """Processes what `--input` and `--output` name, and returns the exit code for the shell.
-
-    Args:
-      job: how.
-      source: a file, the name of an example, a folder, or `PIPE`.
-      output: a file, a folder for a folder, or `PIPE`; None as for `output_of`.
 
     Raises:
       UserError, FileError: nothing can be read or written there.
@@ -150,7 +145,7 @@ def _one(job: Job, source: str, output: str | None) -> int:
     picture = job.prepare(read(source))
     with interruptible() as interrupts:
         results = job.apply([picture], interrupts)
-    if results is None:
+    if not results:
         print("interrupted", file=sys.stderr)
         return interrupts.exit_code
     write(output, results[0], job.settings)
@@ -211,19 +206,16 @@ def _equal_sized(
     """Neighbouring pictures that can be processed at once: equal in size, and not too large."""
     group: list[tuple[Path, Picture]] = []
     for path in files:
-        picture = None
         with leaving_out(failed, path):
             picture = job.prepare(images.read_picture(path))
-        if picture is None:
-            continue
-        shape = picture.rgb.shape
-        if group and (
-            len(group) == job.batch_size
-            or group[0][1].rgb.shape != shape
-            or max(shape[:2]) > job.largest_side
-        ):
-            yield group
-            group = []
-        group.append((path, picture))
+            shape = picture.rgb.shape
+            if group and (
+                len(group) == job.batch_size
+                or group[0][1].rgb.shape != shape
+                or max(shape[:2]) > job.largest_side
+            ):
+                yield group
+                group = []
+            group.append((path, picture))
     if group:
         yield group

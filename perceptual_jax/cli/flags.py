@@ -43,7 +43,7 @@ class Flags:
         self._group = title
 
     def _define(self, define: Any, name: str, default: Any, text: str, **options: Any) -> None:
-        options = {"flag_values": self.values, "module_name": self._group, **options}
+        options |= {"flag_values": self.values, "module_name": self._group}
         define(name, default=default, help=text, **options)
 
     def string(self, name: str, default: str | None, text: str) -> None:
@@ -68,8 +68,7 @@ class Flags:
     def fields(self, config: Any, *names: str) -> None:
         """A flag for every field of a dataclass that has `help` in its metadata, or for these.
 
-        A setting is thus written down once. Its name, type and help text are those of the field,
-        its default is the value of the instance, and `choices` or `least` in the metadata limit it.
+        The default is the value of the instance; `choices` or `least` in the metadata limit it.
         """
         kinds: dict[Any, Any] = {
             bool: self.boolean,
@@ -112,10 +111,7 @@ def _described(config: Any) -> dict[str, Mapping[str, Any]]:
 def filled(config: _Config, values: absl_flags.FlagValues, **changes: Any) -> _Config:
     """The dataclass instance with the values of the flags that `Flags.fields` made, and `changes`.
 
-    A field without a flag among the values stays as it is.
-
-    Raises:
-      ValueError: as the dataclass does.
+    A field without a flag among the values stays as it is. `ValueError`s are the dataclass's.
     """
     given = {
         name: tuple(value) if isinstance(value := values[name].value, list) else value
@@ -134,7 +130,6 @@ def settings(config: Any) -> dict[str, Any]:
 
 
 def pictures(flags: Flags) -> None:
-    """The photo, the paintings and what to make of them."""
     flags.group("Pictures")
     flags.string("content", "rocket", "The photo: a file, or the name of one in examples/content.")
     flags.list(
@@ -166,12 +161,8 @@ def pictures(flags: Flags) -> None:
 def objective(flags: Flags, default: "Objective", *names: str) -> None:
     """VGG, layers and weights, by default those of a preset; with `names` only these fields."""
     flags.group("Objective")
-    flags.string(
-        "vgg",
-        "vgg16",
-        "The network: vgg16 (embedded), vgg16-torchvision, "
-        "vgg19-torchvision (fetched once), or a file of weights.",
-    )
+    text = "vgg16 (embedded), vgg16-torchvision or vgg19-torchvision (fetched once), or a file."
+    flags.string("vgg", "vgg16", text)
     flags.fields(default, *names)
 
 
@@ -184,7 +175,6 @@ def optimization(flags: Flags, default: Any, *, steps: int, steps_text: str) -> 
 
 
 def run_folder(flags: Flags) -> None:
-    """What is kept of a run beside its result."""
     flags.group("Run")
     flags.string(
         "workdir",
@@ -229,15 +219,9 @@ def batch_size_of(values: Any) -> int:
     return values.batch_size or (1 if jax.default_backend() == "cpu" else 8)
 
 
-def as_dict(values: Any) -> dict[str, Any]:
-    """Every flag with its value, but for absl's own."""
-    groups = values.flags_by_module_dict().values()
-    return {flag.name: flag.value for group in groups for flag in group}
-
-
 def record(mode: str, values: Any) -> dict[str, Any]:
     """The settings that are kept with a result: how it was made."""
-    return {"program": f"perceptual_jax {__version__}", "mode": mode, **as_dict(values)}
+    return {"program": f"perceptual_jax {__version__}", "mode": mode, **values.flag_values_dict()}
 
 
 def check_content_masks(values: Any, count: int, regions: str) -> None:

@@ -56,9 +56,7 @@ def run(
     best, iterations, failure = None, 0, None
     with contextlib.ExitStack() as stack:
         # Closed last: it draws a plot, and by then the picture is written.
-        record = None
-        if workdir:
-            record = stack.enter_context(RunFolder(workdir, settings, plot=plot))
+        record = stack.enter_context(RunFolder(workdir, settings, plot=plot)) if workdir else None
         interrupts = stack.enter_context(interruptible())
         work = sum(math.prod(size) * (steps + 1) for size, steps in stages)
         try:
@@ -76,7 +74,9 @@ def run(
                         if record:
                             record.record(_metrics(report, best, iterations))
                         if preview_every and iterations // preview_every > before // preview_every:
-                            write(_preview_path(output, record, iterations), best, iterations)
+                            preview = output.with_stem(f"{output.stem}-{iterations:06d}")
+                            path = record.preview_path(iterations) if record else preview
+                            write(path, best, iterations)
                     except Exception as error:  # The picture matters more: the run goes on.
                         record, preview_every = None, 0
                         _log.warning("no metrics and previews from here on: %s", error)
@@ -106,12 +106,6 @@ def run(
 def _size(images: np.ndarray) -> str:
     count, height, width, _ = images.shape
     return f"{width}x{height}" if count == 1 else f"{count} pictures of {width}x{height}"
-
-
-def _preview_path(output: Path, record: RunFolder | None, iterations: int) -> Path:
-    if record:
-        return record.preview_path(iterations)
-    return output.with_name(f"{output.stem}-{iterations:06d}{output.suffix}")
 
 
 def _metrics(report: synthesis.Report, best: np.ndarray, iterations: int) -> list[dict[str, Any]]:

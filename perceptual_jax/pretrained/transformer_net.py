@@ -53,7 +53,7 @@ def from_transformer_net(state_dict: Mapping[str, Any]) -> tuple[StyleNetwork, d
 
     Args:
       state_dict: `conv1.conv2d.weight` (OIHW), `in1.weight` and so on, of any width and number of
-        residual blocks, with or without the running statistics of old files.
+        residual blocks; running statistics of old files are ignored.
 
     Returns:
       The network, of one style, and its variables, `{"params": ...}`, float32, kernels HWIO.
@@ -85,8 +85,8 @@ def from_transformer_net(state_dict: Mapping[str, Any]) -> tuple[StyleNetwork, d
     leaves["params/conv1/kernel"] *= 255 / 4
     leaves["params/output/kernel"] *= 4 / 255
     leaves["params/output/bias"] = leaves["params/output/bias"] * (4 / 255) - 2
-    contiguous = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in leaves.items()}
-    return network, traverse_util.unflatten_dict(contiguous, sep="/")
+    float32 = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in leaves.items()}
+    return network, traverse_util.unflatten_dict(float32, sep="/")
 
 
 def _their_name(name: str) -> str:

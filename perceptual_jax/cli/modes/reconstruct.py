@@ -35,9 +35,7 @@ def define_flags(define: flags.Flags) -> None:
     define.string("style", "starry_night", "The painting: a file, or a name from examples/styles.")
     define.string("output", None, "The picture to write; figure1.png or figure3.png by default.")
     define.integer("image_size", 192, "Long side of each cell, in pixels.", least=16)
-    define.group("Network")
-    define.string("vgg", "vgg16", "vgg16, vgg16-torchvision, vgg19-torchvision, or a file.")
-    define.enum("pooling", "avg", ["max", "avg"], "The network's pooling; avg as in the paper.")
+    flags.objective(define, objective.Objective(pooling="avg"), "pooling")
     flags.optimization(define, synthesis.Optimizer(), steps=150, steps_text="Iterations.")
     define.boolean("check_memory", True, "Refuse a size that will not fit into memory.")
 
@@ -90,13 +88,10 @@ def main(values: Any) -> int:
         optimizer = flags.filled(synthesis.Optimizer(low_frequency_gain=0.0), values)
     output = Path(values.output or f"figure{values.figure}.png").expanduser()
     images.check_writable(output)
-    photo, painting = (
-        images.read(resources.picture(name, kind))
-        for name, kind in ((values.content, "content"), (values.style, "styles"))
-    )
-    size, painting_size = (
-        images.size_for(picture.shape[:2], values.image_size) for picture in (photo, painting)
-    )
+    photo = images.read(resources.picture(values.content, "content"))
+    painting = images.read(resources.picture(values.style, "styles"))
+    size = images.size_for(photo.shape[:2], values.image_size)
+    painting_size = images.size_for(painting.shape[:2], values.image_size)
     figure = (figure1 if values.figure == "1" else figure3)(values.pooling)
     with usage_errors():
         params = synthesis.freeze(load_vgg(values.vgg), figure.objective)
@@ -109,9 +104,9 @@ def main(values: Any) -> int:
     photo, painting = images.resize(photo, size), images.resize(painting, painting_size)
 
     # A cell has few of the terms, the others weigh 0. The weight of the range is the same in all.
-    names = figure.objective.term_weights()
     term_weights = {
-        name: np.array([cell.get(name, 0.0) for cell in figure.term_weights]) for name in names
+        name: np.array([cell.get(name, 0.0) for cell in figure.term_weights])
+        for name in figure.objective.term_weights()
     }
     term_weights["range"] = np.full(count, objective.GATYS.range_weight)
     compute_targets = jax.jit(functools.partial(objective.targets, figure.objective))

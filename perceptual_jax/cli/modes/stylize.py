@@ -170,8 +170,8 @@ def _apply(
     style_weights: np.ndarray,
     pictures: Sequence[Picture],
     interrupts: Interrupts,
-) -> list[Picture] | None:
-    """The results for pictures of one size, or None if it was interrupted."""
+) -> list[Picture]:
+    """The results for pictures of one size, none if it was interrupted."""
     variables, network, tile_size = trained.variables, trained.network, values.tile_size
 
     def in_tiles(photo: np.ndarray) -> Iterator[Tile]:
@@ -194,27 +194,23 @@ def _apply(
         ),
         in_tiles=in_tiles,
     )
-    if results is None:
-        return None
-    for picture, result in zip(pictures, results, strict=True):
-        _blend(values, result, picture.rgb)
+    pairs = zip(pictures, results, strict=False)
     return [
-        dataclasses.replace(picture, rgb=result)
-        for picture, result in zip(pictures, results, strict=True)
+        dataclasses.replace(picture, rgb=_blend(values, result, picture.rgb))
+        for picture, result in pairs
     ]
 
 
-def _blend(values: Any, result: np.ndarray, photo: np.ndarray) -> None:
+def _blend(values: Any, result: np.ndarray, photo: np.ndarray) -> np.ndarray:
     """Blends a result with its photo, in place, since JAX would hold several copies of both."""
-    if values.keep_colors == "none" and values.strength == 1:
-        return
-    # The histogram is that of the whole picture.
-    rows = len(photo) if values.keep_colors == "histogram" else _ROWS
-    for top in range(0, len(photo), rows):
-        part = slice(top, top + rows)
-        result[part] = _blend_with_photo(
-            result[part], photo[part], keep_colors=values.keep_colors, strength=values.strength
-        )
+    options = {"keep_colors": values.keep_colors, "strength": values.strength}
+    if options != {"keep_colors": "none", "strength": 1}:
+        # The histogram is that of the whole picture.
+        rows = len(photo) if values.keep_colors == "histogram" else _ROWS
+        for top in range(0, len(photo), rows):
+            part = slice(top, top + rows)
+            result[part] = _blend_with_photo(result[part], photo[part], **options)
+    return result
 
 
 _blend_with_photo = jax.jit(models.blend_with_photo, static_argnames=("keep_colors", "strength"))
@@ -241,7 +237,7 @@ def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any])
                 one_hot = np.eye(len(trained.styles), dtype=np.float32)
                 for weights, style in zip(one_hot, trained.styles, strict=True):
                     results = _apply(values, trained, weights[None], [picture], interrupts)
-                    if results is None:
+                    if not results:
                         break
                     row.append(results[0].rgb)
                     bar.update(1, style, {})

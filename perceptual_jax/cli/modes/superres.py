@@ -76,7 +76,7 @@ def _apply(
     trained: TrainedNetwork,
     pictures: Sequence[Picture],
     interrupts: Interrupts,
-) -> list[Picture] | None:
+) -> list[Picture]:
     variables, network, tile_size = trained.variables, trained.network, values.tile_size
     results = batch.results(
         pictures,
@@ -89,11 +89,9 @@ def _apply(
         ),
         scale=values.factor,
     )
-    if results is None:
-        return None
-    return [
-        _finish(values, picture, result) for picture, result in zip(pictures, results, strict=True)
-    ]
+    # There are no results if it was interrupted.
+    pairs = zip(pictures, results, strict=False)
+    return [_finish(values, picture, result) for picture, result in pairs]
 
 
 def _finish(values: Any, picture: Picture, enlarged: np.ndarray) -> Picture:
