@@ -144,12 +144,7 @@ def pictures(flags: Flags) -> None:
         "The picture to write, format by suffix: png, jpg, webp, tif, bmp. By default "
         "CONTENT-STYLE.png, here or in --workdir.",
     )
-    flags.integer(
-        "image_size",
-        512,
-        "Long side of the result, in pixels. The short side keeps the photo's aspect.",
-        least=16,
-    )
+    flags.integer("image_size", 512, "Long side of the result, in pixels.", least=16)
     flags.float(
         "style_scale",
         1.0,
@@ -176,14 +171,8 @@ def optimization(flags: Flags, default: Any, *, steps: int, steps_text: str) -> 
 
 def run_folder(flags: Flags) -> None:
     flags.group("Run")
-    flags.string(
-        "workdir",
-        None,
-        "Folder that keeps the run: config.json, metrics.jsonl, a plot of the terms, previews.",
-    )
-    flags.integer(
-        "preview_every", 0, "Write the picture so far about every so many iterations; 0 for never."
-    )
+    flags.string("workdir", None, "Folder for config.json, metrics.jsonl, a plot and previews.")
+    flags.integer("preview_every", 0, "Iterations between previews; 0 for none.")
     flags.boolean("plot", True, "Draw the terms into the folder; takes a second.")
     flags.boolean("check_memory", True, "Refuse a size that will not fit into memory.")
 
@@ -192,10 +181,7 @@ def input_and_output(flags: Flags, example: str, label: str) -> None:
     """The pictures to which a trained network is applied, and its results."""
     flags.group("Pictures")
     flags.string(
-        "input",
-        example,
-        "The picture: a file, the name of one in examples/content, a folder of pictures, or - for "
-        "standard input.",
+        "input", example, "A file, a name from examples/content, a folder, or - for standard input."
     )
     flags.string(
         "output",

@@ -123,9 +123,8 @@ def _set_up_jax(dtype: str | None) -> None:
     from perceptual_jax.ops import backend
     from perceptual_jax.pretrained import download
 
-    if dtype == "bfloat16" and backend.use_matrix_units():
-        return
-    if os.environ.get("PERCEPTUAL_JAX_COMPILATION_CACHE") == "off":
+    off = os.environ.get("PERCEPTUAL_JAX_COMPILATION_CACHE") == "off"
+    if off or (dtype == "bfloat16" and backend.use_matrix_units()):
         return
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = download.cache_folder() / "compiled"

@@ -39,15 +39,10 @@ def define_flags(define: flags.Flags) -> None:
     define.string("init", "content", "Where to start: content, noise, or a picture to go on from.")
     flags.objective(define, GATYS)
     flags.optimization(
-        define,
-        synthesis.Optimizer(),
-        steps=80,
-        steps_text="Iterations at each scale; the last scale is --image_size.",
+        define, synthesis.Optimizer(), steps=80, steps_text="Iterations at each scale."
     )
     define.integer(
-        "num_scales",
-        0,
-        "Sizes to go through, each twice the last; 1 works at --image_size alone, 0 chooses.",
+        "num_scales", 0, "Sizes, each twice the last: 1 for --image_size alone, 0 chooses."
     )
     flags.run_folder(define)
 

@@ -24,8 +24,13 @@ LAYERS = tuple(f"conv{block}_1" for block in range(1, 6))
 # Figure 3's columns. Content is taken at conv4_2, as in the paper's paintings.
 RATIOS = (1e-5, 1e-4, 1e-3, 1e-2)
 CONTENT_LAYER = "conv4_2"
-# The total of the style terms weighs the same in every cell of a figure.
 STYLE_WEIGHT = 1e3
+# Growing sets of style layers, whose total weighs the same in every cell, and their labels.
+STYLES = [
+    {f"style/{layer}": STYLE_WEIGHT / count for layer in LAYERS[:count]}
+    for count in range(1, len(LAYERS) + 1)
+]
+STYLE_LABELS = [LAYERS[0], *(f"… {layer}" for layer in LAYERS[1:])]
 
 
 def define_flags(define: flags.Flags) -> None:
@@ -52,33 +57,23 @@ class Figure:
 
 def figure1(pooling: str) -> Figure:
     """Content from each layer in the first row, style from each growing set in the second."""
-    cells = [{f"content/{layer}": 1.0} for layer in LAYERS]
-    cells += [_style_terms(count) for count in range(1, len(LAYERS) + 1)]
     return Figure(
         objective.Objective(content_layers=LAYERS, style_layers=LAYERS, pooling=pooling),
         ["content", "style"],
-        ["conv1_1", "… conv2_1", "… conv3_1", "… conv4_1", "… conv5_1"],
-        cells,
+        STYLE_LABELS,
+        [{f"content/{layer}": 1.0} for layer in LAYERS] + STYLES,
     )
 
 
 def figure3(pooling: str) -> Figure:
     """alpha / beta from left to right, sets of style layers from top to bottom."""
-    cells = [
-        {f"content/{CONTENT_LAYER}": STYLE_WEIGHT * ratio, **_style_terms(count)}
-        for count in range(1, len(LAYERS) + 1)
-        for ratio in RATIOS
-    ]
+    content = [{f"content/{CONTENT_LAYER}": STYLE_WEIGHT * ratio} for ratio in RATIOS]
     return Figure(
         objective.Objective(content_layers=(CONTENT_LAYER,), style_layers=LAYERS, pooling=pooling),
-        [f"{'… ' if count else ''}{layer}" for count, layer in enumerate(LAYERS)],
+        STYLE_LABELS,
         [f"{ratio:.0e}".replace("e-0", "e-") for ratio in RATIOS],
-        cells,
+        [alpha | beta for beta in STYLES for alpha in content],
     )
-
-
-def _style_terms(count: int) -> dict[str, float]:
-    return {f"style/{layer}": STYLE_WEIGHT / count for layer in LAYERS[:count]}
 
 
 def main(values: Any) -> int:

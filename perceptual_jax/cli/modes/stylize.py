@@ -80,9 +80,8 @@ def define_flags(define: flags.Flags) -> None:
     define.integer(
         "tile_size",
         stylization.TILE,
-        "Largest side that is computed at once, in pixels, a multiple of 4: larger pictures are "
-        "done in tiles, in as much memory as one of 1536 pixels takes, beside the picture; in less "
-        "if less than 512.",
+        "Side of the tiles in which larger pictures are computed, in pixels, a multiple of 4: they "
+        "take as much memory as a picture of 1536 pixels, less below 512.",
         least=128,
     )
     flags.inference(define)

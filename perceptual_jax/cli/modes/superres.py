@@ -30,17 +30,13 @@ def define_flags(define: flags.Flags) -> None:
         "file of --mode=train_superres.",
     )
     define.boolean(
-        "match_histogram",
-        False,
-        "Give every colour channel the distribution of values that it has in the input, as in the "
-        "paper.",
+        "match_histogram", False, "Give each channel its distribution in the input, as the paper."
     )
     define.group("What else")
     define.integer(
         "tile_size",
         super_resolution.TILE,
-        "Largest side that is enlarged at once, in pixels of the input: larger pictures are done "
-        "in tiles, in as much memory as one takes.",
+        "Side of the tiles in which larger pictures are enlarged, in pixels of the input.",
         least=32,
     )
     flags.inference(define)
