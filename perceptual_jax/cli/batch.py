@@ -23,15 +23,11 @@ from perceptual_jax.io import images, resources
 from perceptual_jax.io.images import Picture
 from perceptual_jax.io.storage import pictures_in
 from perceptual_jax.models import tiling
-from perceptual_jax.models.networks import Network
 from perceptual_jax.pretrained.networks import TrainedNetwork
 
 PIPE = "-"
 
 _Tile = TypeVar("_Tile")
-
-# Processes pictures of one size. Gives one result for each, or none if it was interrupted.
-Apply = Callable[[Sequence[Picture], Interrupts], list[Picture] | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +35,7 @@ class Job:
     """How every picture is processed.
 
     Attributes:
-      apply: makes the results.
+      apply: makes a result of each of some pictures of one size, or none if it was interrupted.
       label: of the name that a result has by default, `INPUT-LABEL.png`.
       settings: written into every result.
       batch_size: pictures of equal size given to `apply` at once.
@@ -47,7 +43,7 @@ class Job:
       prepare: applied to each picture as soon as it is read.
     """
 
-    apply: Apply
+    apply: Callable[[Sequence[Picture], Interrupts], list[Picture] | None]
     label: str
     settings: dict[str, Any]
     batch_size: int = 1
@@ -95,11 +91,11 @@ def prepared(trained: TrainedNetwork, values: Any) -> TrainedNetwork:
 def results(
     pictures: Sequence[Picture],
     interrupts: Interrupts,
-    network: Network,
+    trained: TrainedNetwork,
     tile_size: int,
     *,
-    at_once: Callable[[np.ndarray], jax.Array],
-    in_tiles: Callable[[np.ndarray], Iterable[tiling.Tile]],
+    at_once: Callable[..., jax.Array],
+    in_tiles: Callable[..., Iterable[tiling.Tile]],
     scale: int = 1,
 ) -> list[np.ndarray]:
     """What a network makes of pictures of one size, nothing if it was interrupted.
@@ -107,32 +103,26 @@ def results(
     Several are computed `at_once`, from `(N, H, W, 3)` to `(N, scale H, scale W, 3)`; a single one
     `in_tiles`, with a bar.
     """
+    variables, network = trained.variables, trained.network
     arrays = [picture.rgb for picture in pictures]
     with usage_errors():
         if len(arrays) > 1:
-            return list(np.array(at_once(np.stack(arrays))))
+            return list(np.array(at_once(variables, np.stack(arrays), network=network)))
         height, width = arrays[0].shape[:2]
         count = len(tiling.tiles((height, width), network, tile_size))
-        tiles = with_progress(in_tiles(arrays[0]), count, interrupts)
+        tiles = in_tiles(variables, arrays[0], network=network, tile=tile_size)
+        tiles = with_progress(tiles, count, interrupts)
         result = tiling.assemble(tiles, (scale * height, scale * width, 3))
     return [] if interrupts else [result]
 
 
 def run(job: Job, source: str, output: str | None) -> int:
-    """Processes what `--input` and `--output` name, and returns the exit code for the shell.
-
-    Raises:
-      UserError, FileError: nothing can be read or written there.
-    """
+    """Processes what `--input` and `--output` name, and returns the exit code for the shell."""
     return (_folder if is_folder(source) else _one)(job, source, output)
 
 
 def output_of(source: str, output: str | None, label: str) -> str:
-    """`--output`, which is by default `SOURCE-LABEL.png`, or `PIPE` after a pipe.
-
-    Raises:
-      FileError: it cannot be written.
-    """
+    """`--output` if it can be written; by default `SOURCE-LABEL.png`, or `PIPE` after a pipe."""
     output = output or (PIPE if source == PIPE else f"{Path(source).stem}-{label}.png")
     if output != PIPE:
         images.check_writable(output)

@@ -111,7 +111,7 @@ def _described(config: Any) -> dict[str, Mapping[str, Any]]:
 def filled(config: _Config, values: absl_flags.FlagValues, **changes: Any) -> _Config:
     """The dataclass instance with the values of the flags that `Flags.fields` made, and `changes`.
 
-    A field without a flag among the values stays as it is. `ValueError`s are the dataclass's.
+    A field without a flag stays as it is. A `ValueError` is the dataclass's own.
     """
     given = {
         name: tuple(value) if isinstance(value := values[name].value, list) else value
@@ -220,11 +220,7 @@ def check_content_masks(values: Any, count: int, regions: str) -> None:
 
 
 def weighted_names(texts: Sequence[str]) -> list[tuple[str, float]]:
-    """The names of `--style` with their weights.
-
-    Raises:
-      UserError: there is none, or no weight above 0.
-    """
+    """The names of `--style` with their weights, of which one at least must be above 0."""
     names = [_weighted_name(text) for text in texts]
     if not names:
         raise UserError("--style is empty: give a painting")

@@ -33,7 +33,7 @@ def run(
     preview_every: int = 0,
     plot: bool = True,
 ) -> int:
-    """Optimises images to the end, or until a signal, and writes the best ones to a file.
+    """Optimises images until the end or a signal, writes the best ones, returns the exit code.
 
     Args:
       reports: of `synthesis.run` or `synthesis.transfer`, which compute as this iterates.
@@ -42,12 +42,7 @@ def run(
       write: given a path, images `(B, H, W, 3)` and the number of iterations, writes the file.
       settings: for the run folder.
       advice: printed after a signal: how to go on.
-      workdir: a folder for settings, metrics and previews; None for none.
-      preview_every: iterations between previews; 0 for none.
-      plot: whether the terms are drawn into the folder at the end.
-
-    Returns:
-      The exit code for the shell.
+      workdir, preview_every, plot: the flags of `flags.run_folder`.
 
     Raises:
       UserError: the objective became infinite or NaN; the last good picture is written before.

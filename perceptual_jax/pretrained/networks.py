@@ -165,11 +165,7 @@ def load_superres(name_or_path: str, factor: int) -> TrainedNetwork:
 
 
 def shipped(kind: str = "style") -> list[str]:
-    """Names of the networks of a kind in `weights/networks`.
-
-    Raises:
-      FileError: a file there cannot be read.
-    """
+    """Names of the networks of a kind in `weights/networks`."""
     return [
         name
         for name, path in _shipped_files().items()

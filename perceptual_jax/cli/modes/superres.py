@@ -30,7 +30,7 @@ def define_flags(define: flags.Flags) -> None:
         "file of --mode=train_superres.",
     )
     define.boolean(
-        "match_histogram", False, "Give each channel its distribution in the input, as the paper."
+        "match_histogram", False, "Give channels their distribution in the input, as in the paper."
     )
     define.group("What else")
     define.integer(
@@ -73,16 +73,13 @@ def _apply(
     pictures: Sequence[Picture],
     interrupts: Interrupts,
 ) -> list[Picture]:
-    variables, network, tile_size = trained.variables, trained.network, values.tile_size
     results = batch.results(
         pictures,
         interrupts,
-        network,
-        tile_size,
-        at_once=functools.partial(super_resolution.enlarge_batch, variables, network=network),
-        in_tiles=functools.partial(
-            models.enlarge_tiles, variables, network=network, tile=tile_size
-        ),
+        trained,
+        values.tile_size,
+        at_once=super_resolution.enlarge_batch,
+        in_tiles=models.enlarge_tiles,
         scale=values.factor,
     )
     # There are no results if it was interrupted.
