@@ -27,7 +27,7 @@ _Config = TypeVar("_Config", bound="DataclassInstance")
 # Ways to keep a photo's colours; what they do differs a little between modes.
 KEEP_COLORS = ("none", "luminance", "histogram")
 
-_WIDTH = 96
+_WIDTH = 90
 
 
 class Flags:
@@ -95,9 +95,7 @@ class Flags:
             for flag in members:
                 default = flag.default_as_str or "none"
                 lines.append(f"  --{flag.name}={default.strip(chr(39))}")
-                lines += textwrap.wrap(
-                    flag.help, _WIDTH, initial_indent="      ", subsequent_indent="      "
-                )
+                lines += [f"      {line}" for line in textwrap.wrap(flag.help, _WIDTH)]
             blocks.append("\n".join(lines))
         return "\n\n".join(blocks)
 

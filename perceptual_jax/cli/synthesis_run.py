@@ -18,12 +18,10 @@ from perceptual_jax.training.recorder import RunFolder
 
 _log = logging.getLogger(__name__)
 
-Stages = Sequence[tuple[tuple[int, int], int]]
-
 
 def run(
     reports: Iterable[synthesis.Report],
-    stages: Stages,
+    stages: Sequence[tuple[tuple[int, int], int]],
     *,
     output: Path,
     write: Callable[[Path, np.ndarray, int], None],

@@ -74,10 +74,9 @@ def save(path: str | Path, trained: TrainedNetwork, *, dtype: str = "float16") -
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"dtype must be 'float16' or 'float32', got {dtype!r}")
-    kind = next((kind for kind, module in KINDS.items() if type(trained.network) is module), None)
-    if kind is None:
-        name = type(trained.network).__name__
-        raise ValueError(f"a {name} cannot be saved; only {', '.join(KINDS)} networks")
+    kinds = {module: kind for kind, module in KINDS.items()}
+    if (module := type(trained.network)) not in kinds:
+        raise ValueError(f"a {module.__name__} cannot be saved; only {', '.join(KINDS)} networks")
     variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), trained.variables)
     if problems := _problems(dataclasses.replace(trained, variables=variables)):
         raise ValueError(f"not a network that can be saved: {'; '.join(problems)}")
@@ -93,7 +92,7 @@ def save(path: str | Path, trained: TrainedNetwork, *, dtype: str = "float16") -
         "styles": trained.styles,
         "settings": trained.settings,
     }
-    metadata = {"format": FORMAT, "version": VERSION, "kind": kind}
+    metadata = {"format": FORMAT, "version": VERSION, "kind": kinds[module]}
     for name, value in about.items():
         # Sorted, so that the bytes are always the same; NaN is no JSON, though Python writes it.
         metadata[name] = json.dumps(value, sort_keys=True, allow_nan=False)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from flax import traverse_util
 
 from perceptual_jax.io import resources
 from perceptual_jax.io.storage import FileError
@@ -101,10 +100,11 @@ def save(
       ValueError: the tree is not a VGG, or holds values that are not finite in `dtype`.
     """
     tensors = {}
-    for leaf, value in traverse_util.flatten_dict(dict(params), sep="/").items():
-        kind = "float32" if leaf.startswith("normalization/") else dtype
-        with np.errstate(over="ignore"):  # The check below names the tensor.
-            tensors[leaf] = np.asarray(value, np.float32).astype(kind)
+    for layer, parts in params.items():
+        kind = "float32" if layer == "normalization" else dtype
+        for part, value in parts.items():
+            with np.errstate(over="ignore"):  # The check below names the tensor.
+                tensors[f"{layer}/{part}"] = np.asarray(value, np.float32).astype(kind)
     if problems := torchvision.tree_problems(tensors):
         raise ValueError(f"not the parameters of a VGG in {dtype}: {'; '.join(problems)}")
     about = {"name": name, "source": source, "license": license}
@@ -126,8 +126,11 @@ def _read(path: Path) -> Params:
                 raise FileError(
                     f"{path} does not hold the parameters of a VGG: {'; '.join(problems)}"
                 )
-            float32 = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-            return traverse_util.unflatten_dict(float32, sep="/")
+            params: Params = {}
+            for name, tensor in tensors.items():
+                layer, part = name.split("/")
+                params.setdefault(layer, {})[part] = tensor.astype(np.float32)
+            return params
         state_dict = torch_pickle.unwrap(tensors)
     else:
         state_dict = torch_pickle.read_state_dict(path, torchvision.is_used)
