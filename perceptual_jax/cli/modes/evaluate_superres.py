@@ -83,7 +83,9 @@ def main(values: Any) -> int:
             bar.update(1, path.stem, {})
     if rows:
         workdir = Path(values.workdir or f"runs/evaluate-x{values.factor}").expanduser()
-        _write(workdir, {**rows, "mean": _mean(list(rows.values()))}, crops, flags.as_dict(values))
+        _write(
+            workdir, {**rows, "mean": _mean(list(rows.values()))}, crops, values.flag_values_dict()
+        )
     return report_left_out(failed, done=rows)
 
 

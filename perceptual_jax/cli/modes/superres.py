@@ -30,17 +30,13 @@ def define_flags(define: flags.Flags) -> None:
         "file of --mode=train_superres.",
     )
     define.boolean(
-        "match_histogram",
-        False,
-        "Give every colour channel the distribution of values that it has in the input, as in the "
-        "paper.",
+        "match_histogram", False, "Give channels their distribution in the input, as in the paper."
     )
     define.group("What else")
     define.integer(
         "tile_size",
         super_resolution.TILE,
-        "Largest side that is enlarged at once, in pixels of the input: larger pictures are done "
-        "in tiles, in as much memory as one takes.",
+        "Side of the tiles in which larger pictures are enlarged, in pixels of the input.",
         least=32,
     )
     flags.inference(define)
@@ -74,24 +70,19 @@ def _apply(
     trained: TrainedNetwork,
     pictures: Sequence[Picture],
     interrupts: Interrupts,
-) -> list[Picture] | None:
-    variables, network, tile_size = trained.variables, trained.network, values.tile_size
+) -> list[Picture]:
     results = batch.results(
         pictures,
         interrupts,
-        network,
-        tile_size,
-        at_once=functools.partial(super_resolution.enlarge_batch, variables, network=network),
-        in_tiles=functools.partial(
-            models.enlarge_tiles, variables, network=network, tile=tile_size
-        ),
+        trained,
+        values.tile_size,
+        at_once=super_resolution.enlarge_batch,
+        in_tiles=models.enlarge_tiles,
         scale=values.factor,
     )
-    if results is None:
-        return None
-    return [
-        _finish(values, picture, result) for picture, result in zip(pictures, results, strict=True)
-    ]
+    # There are no results if it was interrupted.
+    pairs = zip(pictures, results, strict=False)
+    return [_finish(values, picture, result) for picture, result in pairs]
 
 
 def _finish(values: Any, picture: Picture, enlarged: np.ndarray) -> Picture:
