@@ -23,15 +23,11 @@ from perceptual_jax.io import images, resources
 from perceptual_jax.io.images import Picture
 from perceptual_jax.io.storage import pictures_in
 from perceptual_jax.models import tiling
-from perceptual_jax.models.networks import Network
 from perceptual_jax.pretrained.networks import TrainedNetwork
 
 PIPE = "-"
 
 _Tile = TypeVar("_Tile")
-
-# Processes pictures of one size. Gives one result for each, or None if it was interrupted.
-Apply = Callable[[Sequence[Picture], Interrupts], list[Picture] | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,15 +35,15 @@ class Job:
     """How every picture is processed.
 
     Attributes:
-      apply: makes the results.
-      label: what the name of a result ends in, by default: `INPUT-LABEL.png`.
+      apply: makes a result of each of some pictures of one size, or none if it was interrupted.
+      label: of the name that a result has by default, `INPUT-LABEL.png`.
       settings: written into every result.
       batch_size: pictures of equal size given to `apply` at once.
-      largest_side: of the pictures in a batch, in pixels; larger ones are processed alone.
+      largest_side: in pixels; larger pictures are processed alone.
       prepare: applied to each picture as soon as it is read.
     """
 
-    apply: Apply
+    apply: Callable[[Sequence[Picture], Interrupts], list[Picture] | None]
     label: str
     settings: dict[str, Any]
     batch_size: int = 1
@@ -56,7 +52,7 @@ class Job:
 
 
 def is_folder(name: str) -> bool:
-    """Whether `--input` is a folder of pictures."""
+    """Whether `--input`, which may be `PIPE`, is a folder of pictures."""
     return name != PIPE and Path(name).expanduser().is_dir()
 
 
@@ -95,49 +91,38 @@ def prepared(trained: TrainedNetwork, values: Any) -> TrainedNetwork:
 def results(
     pictures: Sequence[Picture],
     interrupts: Interrupts,
-    network: Network,
+    trained: TrainedNetwork,
     tile_size: int,
     *,
-    at_once: Callable[[np.ndarray], jax.Array],
-    in_tiles: Callable[[np.ndarray], Iterable[tiling.Tile]],
+    at_once: Callable[..., jax.Array],
+    in_tiles: Callable[..., Iterable[tiling.Tile]],
     scale: int = 1,
-) -> list[np.ndarray] | None:
-    """What a network makes of pictures of one size, or None if it was interrupted.
+) -> list[np.ndarray]:
+    """What a network makes of pictures of one size, nothing if it was interrupted.
 
     Several are computed `at_once`, from `(N, H, W, 3)` to `(N, scale H, scale W, 3)`; a single one
     `in_tiles`, with a bar.
     """
+    variables, network = trained.variables, trained.network
     arrays = [picture.rgb for picture in pictures]
     with usage_errors():
         if len(arrays) > 1:
-            return list(np.array(at_once(np.stack(arrays))))
+            return list(np.array(at_once(variables, np.stack(arrays), network=network)))
         height, width = arrays[0].shape[:2]
         count = len(tiling.tiles((height, width), network, tile_size))
-        tiles = with_progress(in_tiles(arrays[0]), count, interrupts)
+        tiles = in_tiles(variables, arrays[0], network=network, tile=tile_size)
+        tiles = with_progress(tiles, count, interrupts)
         result = tiling.assemble(tiles, (scale * height, scale * width, 3))
-    return None if interrupts else [result]
+    return [] if interrupts else [result]
 
 
 def run(job: Job, source: str, output: str | None) -> int:
-    """Processes what `--input` and `--output` name, and returns the exit code for the shell.
-
-    Args:
-      job: how.
-      source: a file, the name of an example, a folder, or `PIPE`.
-      output: a file, a folder for a folder, or `PIPE`; None as for `output_of`.
-
-    Raises:
-      UserError, FileError: nothing can be read or written there.
-    """
+    """Processes what `--input` and `--output` name, and returns the exit code for the shell."""
     return (_folder if is_folder(source) else _one)(job, source, output)
 
 
 def output_of(source: str, output: str | None, label: str) -> str:
-    """`--output`, which is by default `SOURCE-LABEL.png`, or `PIPE` after a pipe.
-
-    Raises:
-      FileError: it cannot be written.
-    """
+    """`--output` if it can be written; by default `SOURCE-LABEL.png`, or `PIPE` after a pipe."""
     output = output or (PIPE if source == PIPE else f"{Path(source).stem}-{label}.png")
     if output != PIPE:
         images.check_writable(output)
@@ -150,7 +135,7 @@ def _one(job: Job, source: str, output: str | None) -> int:
     picture = job.prepare(read(source))
     with interruptible() as interrupts:
         results = job.apply([picture], interrupts)
-    if results is None:
+    if not results:
         print("interrupted", file=sys.stderr)
         return interrupts.exit_code
     write(output, results[0], job.settings)
@@ -211,19 +196,16 @@ def _equal_sized(
     """Neighbouring pictures that can be processed at once: equal in size, and not too large."""
     group: list[tuple[Path, Picture]] = []
     for path in files:
-        picture = None
         with leaving_out(failed, path):
             picture = job.prepare(images.read_picture(path))
-        if picture is None:
-            continue
-        shape = picture.rgb.shape
-        if group and (
-            len(group) == job.batch_size
-            or group[0][1].rgb.shape != shape
-            or max(shape[:2]) > job.largest_side
-        ):
-            yield group
-            group = []
-        group.append((path, picture))
+            shape = picture.rgb.shape
+            if group and (
+                len(group) == job.batch_size
+                or group[0][1].rgb.shape != shape
+                or max(shape[:2]) > job.largest_side
+            ):
+                yield group
+                group = []
+            group.append((path, picture))
     if group:
         yield group

@@ -29,8 +29,8 @@ class _Stderr(ObjectWrapper):
         return bool(self._wrapped == other)
 
 
-class ProgressBar:
-    """A context manager that shows how much of the work is done, and the values of the terms.
+class ProgressBar(contextlib.ExitStack):
+    """Shows how much of the work is done and the values of the terms, until its `with` ends.
 
     Iterations at different sizes take different times, so the time left follows from an amount of
     work, such as iterations times pixels. In a file or a pipe, where a line cannot be redrawn, it
@@ -42,11 +42,11 @@ class ProgressBar:
     """
 
     def __init__(self, total_work: float, done: float = 0) -> None:
-        self._logging = contextlib.ExitStack()
+        super().__init__()
         package = __name__.partition(".")[0]
-        self._logging.enter_context(logging_redirect_tqdm([logging.getLogger(package)]))
+        self.enter_context(logging_redirect_tqdm([logging.getLogger(package)]))
         self._first: tuple[float, float] | None = None
-        self._bar: Any = tqdm.tqdm(
+        bar: Any = tqdm.tqdm(
             desc="starting",
             total=total_work,
             initial=done,
@@ -55,12 +55,8 @@ class ProgressBar:
             mininterval=0.5 if sys.stderr.isatty() else 15.0,
             dynamic_ncols=True,
         )
-
-    def __enter__(self) -> "ProgressBar":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+        self._bar = self.enter_context(bar)
+        self.callback(bar.refresh)  # Callbacks come in reverse: before it is closed.
 
     def update(self, work: float, description: str, terms: dict[str, float]) -> None:
         """Adds to the work that is done, and replaces the text and the terms.
@@ -78,8 +74,3 @@ class ProgressBar:
         shown = "  ".join(f"{name} {value:.3g}" for name, value in terms.items())
         self._bar.set_postfix_str(shown, refresh=False)
         self._bar.update(work)
-
-    def close(self) -> None:
-        self._bar.refresh()
-        self._bar.close()
-        self._logging.close()

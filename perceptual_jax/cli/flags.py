@@ -27,7 +27,7 @@ _Config = TypeVar("_Config", bound="DataclassInstance")
 # Ways to keep a photo's colours; what they do differs a little between modes.
 KEEP_COLORS = ("none", "luminance", "histogram")
 
-_WIDTH = 96
+_WIDTH = 90
 
 
 class Flags:
@@ -43,7 +43,7 @@ class Flags:
         self._group = title
 
     def _define(self, define: Any, name: str, default: Any, text: str, **options: Any) -> None:
-        options = {"flag_values": self.values, "module_name": self._group, **options}
+        options |= {"flag_values": self.values, "module_name": self._group}
         define(name, default=default, help=text, **options)
 
     def string(self, name: str, default: str | None, text: str) -> None:
@@ -68,8 +68,7 @@ class Flags:
     def fields(self, config: Any, *names: str) -> None:
         """A flag for every field of a dataclass that has `help` in its metadata, or for these.
 
-        A setting is thus written down once. Its name, type and help text are those of the field,
-        its default is the value of the instance, and `choices` or `least` in the metadata limit it.
+        The default is the value of the instance; `choices` or `least` in the metadata limit it.
         """
         kinds: dict[Any, Any] = {
             bool: self.boolean,
@@ -96,9 +95,7 @@ class Flags:
             for flag in members:
                 default = flag.default_as_str or "none"
                 lines.append(f"  --{flag.name}={default.strip(chr(39))}")
-                lines += textwrap.wrap(
-                    flag.help, _WIDTH, initial_indent="      ", subsequent_indent="      "
-                )
+                lines += [f"      {line}" for line in textwrap.wrap(flag.help, _WIDTH)]
             blocks.append("\n".join(lines))
         return "\n\n".join(blocks)
 
@@ -112,10 +109,7 @@ def _described(config: Any) -> dict[str, Mapping[str, Any]]:
 def filled(config: _Config, values: absl_flags.FlagValues, **changes: Any) -> _Config:
     """The dataclass instance with the values of the flags that `Flags.fields` made, and `changes`.
 
-    A field without a flag among the values stays as it is.
-
-    Raises:
-      ValueError: as the dataclass does.
+    A field without a flag stays as it is. A `ValueError` is the dataclass's own.
     """
     given = {
         name: tuple(value) if isinstance(value := values[name].value, list) else value
@@ -134,7 +128,6 @@ def settings(config: Any) -> dict[str, Any]:
 
 
 def pictures(flags: Flags) -> None:
-    """The photo, the paintings and what to make of them."""
     flags.group("Pictures")
     flags.string("content", "rocket", "The photo: a file, or the name of one in examples/content.")
     flags.list(
@@ -149,12 +142,7 @@ def pictures(flags: Flags) -> None:
         "The picture to write, format by suffix: png, jpg, webp, tif, bmp. By default "
         "CONTENT-STYLE.png, here or in --workdir.",
     )
-    flags.integer(
-        "image_size",
-        512,
-        "Long side of the result, in pixels. The short side keeps the photo's aspect.",
-        least=16,
-    )
+    flags.integer("image_size", 512, "Long side of the result, in pixels.", least=16)
     flags.float(
         "style_scale",
         1.0,
@@ -166,12 +154,8 @@ def pictures(flags: Flags) -> None:
 def objective(flags: Flags, default: "Objective", *names: str) -> None:
     """VGG, layers and weights, by default those of a preset; with `names` only these fields."""
     flags.group("Objective")
-    flags.string(
-        "vgg",
-        "vgg16",
-        "The network: vgg16 (embedded), vgg16-torchvision, "
-        "vgg19-torchvision (fetched once), or a file of weights.",
-    )
+    text = "vgg16 (embedded), vgg16-torchvision or vgg19-torchvision (fetched once), or a file."
+    flags.string("vgg", "vgg16", text)
     flags.fields(default, *names)
 
 
@@ -184,16 +168,9 @@ def optimization(flags: Flags, default: Any, *, steps: int, steps_text: str) -> 
 
 
 def run_folder(flags: Flags) -> None:
-    """What is kept of a run beside its result."""
     flags.group("Run")
-    flags.string(
-        "workdir",
-        None,
-        "Folder that keeps the run: config.json, metrics.jsonl, a plot of the terms, previews.",
-    )
-    flags.integer(
-        "preview_every", 0, "Write the picture so far about every so many iterations; 0 for never."
-    )
+    flags.string("workdir", None, "Folder for config.json, metrics.jsonl, a plot and previews.")
+    flags.integer("preview_every", 0, "Iterations between previews; 0 for none.")
     flags.boolean("plot", True, "Draw the terms into the folder; takes a second.")
     flags.boolean("check_memory", True, "Refuse a size that will not fit into memory.")
 
@@ -202,16 +179,21 @@ def input_and_output(flags: Flags, example: str, label: str) -> None:
     """The pictures to which a trained network is applied, and its results."""
     flags.group("Pictures")
     flags.string(
-        "input",
-        example,
-        "The picture: a file, the name of one in examples/content, a folder of pictures, or - for "
-        "standard input.",
+        "input", example, "A file, a name from examples/content, a folder, or - for standard input."
     )
     flags.string(
         "output",
         None,
         "The picture to write, format by suffix, or - for PNG on standard output; for a folder of "
         f"pictures a folder. By default INPUT-{label}.png here, or - for -.",
+    )
+
+
+def factor(flags: Flags) -> None:
+    """By how much super-resolution enlarges."""
+    flags.integer("factor", 4, "By which each side becomes larger: 4 or 8.", least=4)
+    absl_flags.register_validator(
+        "factor", lambda factor: factor in (4, 8), "must be 4 or 8", flag_values=flags.values
     )
 
 
@@ -229,15 +211,9 @@ def batch_size_of(values: Any) -> int:
     return values.batch_size or (1 if jax.default_backend() == "cpu" else 8)
 
 
-def as_dict(values: Any) -> dict[str, Any]:
-    """Every flag with its value, but for absl's own."""
-    groups = values.flags_by_module_dict().values()
-    return {flag.name: flag.value for group in groups for flag in group}
-
-
 def record(mode: str, values: Any) -> dict[str, Any]:
     """The settings that are kept with a result: how it was made."""
-    return {"program": f"perceptual_jax {__version__}", "mode": mode, **as_dict(values)}
+    return {"program": f"perceptual_jax {__version__}", "mode": mode, **values.flag_values_dict()}
 
 
 def check_content_masks(values: Any, count: int, regions: str) -> None:
@@ -250,11 +226,7 @@ def check_content_masks(values: Any, count: int, regions: str) -> None:
 
 
 def weighted_names(texts: Sequence[str]) -> list[tuple[str, float]]:
-    """The names of `--style` with their weights.
-
-    Raises:
-      UserError: there is none, or no weight above 0.
-    """
+    """The names of `--style` with their weights, of which one at least must be above 0."""
     names = [_weighted_name(text) for text in texts]
     if not names:
         raise UserError("--style is empty: give a painting")

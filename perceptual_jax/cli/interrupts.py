@@ -38,9 +38,8 @@ def interruptible() -> Iterator[Interrupts]:
     # `nohup` starts a program with SIGHUP ignored; Windows has no such signal.
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
-    before = [signal.signal(number, interrupts.handle) for number in numbers]
-    try:
+    with contextlib.ExitStack() as stack:
+        for number in numbers:
+            before = signal.signal(number, interrupts.handle)
+            stack.callback(signal.signal, number, before)
         yield interrupts
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -7,7 +7,6 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 from absl import flags as absl_flags
 
@@ -29,7 +28,6 @@ usage: python run.py --mode=MODE [flags]      or: perceptual-jax --mode=MODE [fl
 modes:
 {modes}"""
 
-
 # What a shell shows of a program that SIGPIPE ended.
 _BROKEN_PIPE = 141
 
@@ -46,14 +44,10 @@ def run() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command line.
+    """Runs the command line `argv`, the program first, and returns the exit code.
 
-    Args:
-      argv: as `sys.argv`, the program first.
-
-    Returns:
-      The exit code: 0, 1 where some pictures of a folder were left out, 2 for a mistake in the
-      flags or files, or 128 and the number of the signal that stopped it.
+    It is 0, 1 where some pictures of a folder were left out, 2 for a mistake in the flags or files,
+    or 128 and the number of the signal that stopped it.
     """
     try:
         code = _main(argv)
@@ -83,8 +77,7 @@ def _main(argv: Sequence[str]) -> int:
         return 0 if wants_help else 2
     if name not in _mode_names():
         raise UserError(f"there is no mode {name!r}: one of {', '.join(_mode_names())}")
-
-    mode = _mode(name)
+    mode = importlib.import_module(f"{modes.__name__}.{name}")
     flags = Flags()
     mode.define_flags(flags)
     if wants_help:
@@ -113,34 +106,25 @@ def _mode_names() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(modes.__path__)]
 
 
-def _mode(name: str) -> ModuleType:
-    return importlib.import_module(f"{modes.__name__}.{name}")
-
-
 def _overview() -> str:
-    lines = [f"  {name:18} {_summary(name)}" for name in _mode_names()]
+    lines = []
+    for name in _mode_names():
+        # Not imported: importing jax is slow.
+        source = Path(modes.__path__[0], f"{name}.py").read_text(encoding="utf-8")
+        summary = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+        lines.append(f"  {name:18} {summary}")
     return _USAGE.format(version=__version__, modes="\n".join(lines))
 
 
-def _summary(name: str) -> str:
-    """The first line of a mode's docstring, read from its source: importing jax is slow."""
-    source = Path(modes.__path__[0], f"{name}.py").read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
-
-
 def _set_up_jax(dtype: str | None) -> None:
-    """Keeps compiled programs between runs, except those that use a CPU's matrix units.
-
-    These cannot be written to a file.
-    """
+    """Keeps compiled programs, but those for a CPU's matrix units, which cannot be written."""
     import jax
 
     from perceptual_jax.ops import backend
     from perceptual_jax.pretrained import download
 
-    if dtype == "bfloat16" and backend.use_matrix_units():
-        return
-    if os.environ.get("PERCEPTUAL_JAX_COMPILATION_CACHE") == "off":
+    off = os.environ.get("PERCEPTUAL_JAX_COMPILATION_CACHE") == "off"
+    if off or (dtype == "bfloat16" and backend.use_matrix_units()):
         return
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = download.cache_folder() / "compiled"

@@ -18,12 +18,10 @@ from perceptual_jax.training.recorder import RunFolder
 
 _log = logging.getLogger(__name__)
 
-Stages = Sequence[tuple[tuple[int, int], int]]
-
 
 def run(
     reports: Iterable[synthesis.Report],
-    stages: Stages,
+    stages: Sequence[tuple[tuple[int, int], int]],
     *,
     output: Path,
     write: Callable[[Path, np.ndarray, int], None],
@@ -33,7 +31,7 @@ def run(
     preview_every: int = 0,
     plot: bool = True,
 ) -> int:
-    """Optimises images to the end, or until a signal, and writes the best ones to a file.
+    """Optimises images until the end or a signal, writes the best ones, returns the exit code.
 
     Args:
       reports: of `synthesis.run` or `synthesis.transfer`, which compute as this iterates.
@@ -42,12 +40,7 @@ def run(
       write: given a path, images `(B, H, W, 3)` and the number of iterations, writes the file.
       settings: for the run folder.
       advice: printed after a signal: how to go on.
-      workdir: a folder for settings, metrics and previews; None for none.
-      preview_every: iterations between previews; 0 for none.
-      plot: whether the terms are drawn into the folder at the end.
-
-    Returns:
-      The exit code for the shell.
+      workdir, preview_every, plot: the flags of `flags.run_folder`.
 
     Raises:
       UserError: the objective became infinite or NaN; the last good picture is written before.
@@ -56,9 +49,7 @@ def run(
     best, iterations, failure = None, 0, None
     with contextlib.ExitStack() as stack:
         # Closed last: it draws a plot, and by then the picture is written.
-        record = None
-        if workdir:
-            record = stack.enter_context(RunFolder(workdir, settings, plot=plot))
+        record = stack.enter_context(RunFolder(workdir, settings, plot=plot)) if workdir else None
         interrupts = stack.enter_context(interruptible())
         work = sum(math.prod(size) * (steps + 1) for size, steps in stages)
         try:
@@ -76,7 +67,9 @@ def run(
                         if record:
                             record.record(_metrics(report, best, iterations))
                         if preview_every and iterations // preview_every > before // preview_every:
-                            write(_preview_path(output, record, iterations), best, iterations)
+                            preview = output.with_stem(f"{output.stem}-{iterations:06d}")
+                            path = record.preview_path(iterations) if record else preview
+                            write(path, best, iterations)
                     except Exception as error:  # The picture matters more: the run goes on.
                         record, preview_every = None, 0
                         _log.warning("no metrics and previews from here on: %s", error)
@@ -106,12 +99,6 @@ def run(
 def _size(images: np.ndarray) -> str:
     count, height, width, _ = images.shape
     return f"{width}x{height}" if count == 1 else f"{count} pictures of {width}x{height}"
-
-
-def _preview_path(output: Path, record: RunFolder | None, iterations: int) -> Path:
-    if record:
-        return record.preview_path(iterations)
-    return output.with_name(f"{output.stem}-{iterations:06d}{output.suffix}")
 
 
 def _metrics(report: synthesis.Report, best: np.ndarray, iterations: int) -> list[dict[str, Any]]:

@@ -79,6 +79,16 @@ def define(flags: Flags, accelerator: TrainSettings, cpu: TrainSettings) -> None
     flags.fields(cpu, *(name for name in settings(cpu) if name not in flags.values))
 
 
+def define_network(flags: Flags, *, width: int, residual_blocks: int, paper: str) -> None:
+    """The network that is trained; `paper` says what else differs in that of the paper."""
+    flags.group("Network")
+    text = f"paper: batch normalisation, transposed convolutions, tanh, {paper}."
+    flags.enum("architecture", "default", ["default", "paper"], text)
+    flags.integer("width", width, "Channels of the first layer.", least=1)
+    flags.integer("residual_blocks", residual_blocks, "In the middle of the network.", least=0)
+    flags.string("network", None, "A trained network to begin with; its architecture is kept.")
+
+
 def define_run(flags: Flags) -> None:
     """What is kept of a training run, and which processes share it."""
     flags.group(_RUN)
@@ -122,10 +132,8 @@ def config_of(
 def settings_of(values: Any, config: TrainSettings) -> dict[str, Any]:
     """Every flag that decides the result, with the value that is used."""
     groups = values.flags_by_module_dict()
-    members = [
-        flag for group in groups if group not in (_RUN, _PROCESSES) for flag in groups[group]
-    ]
-    return {flag.name: flag.value for flag in members} | settings(config)
+    deciding = [groups[name] for name in groups if name not in (_RUN, _PROCESSES)]
+    return {flag.name: flag.value for group in deciding for flag in group} | settings(config)
 
 
 def options_of(values: Any, name: str) -> RunOptions:
@@ -143,13 +151,14 @@ def options_of(values: Any, name: str) -> RunOptions:
 
 def join_processes(values: Any) -> None:
     """Makes this process one of several, by the flags of `define_run`."""
-    if values.coordinator:
-        if values.num_processes is None or values.process_id is None:
-            raise UserError("--coordinator needs --num_processes and --process_id")
+    given = (values.coordinator, values.num_processes, values.process_id)
+    if None not in given:
         with usage_errors():
-            jax.distributed.initialize(values.coordinator, values.num_processes, values.process_id)
-    elif values.num_processes is not None or values.process_id is not None:
-        raise UserError("--num_processes and --process_id need --coordinator")
+            jax.distributed.initialize(*given)
+    elif any(value is not None for value in given):
+        raise UserError(
+            "--coordinator needs --num_processes and --process_id, and these need --coordinator"
+        )
     elif values.distributed:
         try:
             jax.distributed.initialize()

@@ -9,12 +9,11 @@ import json
 import logging
 import math
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from perceptual_jax import training
 from perceptual_jax.cli import console, memory, training_flags, training_network
@@ -22,10 +21,9 @@ from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.interrupts import interruptible
 from perceptual_jax.cli.training_flags import RunOptions, TrainSettings
 from perceptual_jax.io import resources
-from perceptual_jax.io.storage import FileError
 from perceptual_jax.pretrained.networks import TrainedNetwork
 from perceptual_jax.training import photos
-from perceptual_jax.training.checkpoints import Checkpoints
+from perceptual_jax.training.checkpoints import Checkpoints, of_all_processes
 from perceptual_jax.training.recorder import RunFolder
 from perceptual_jax.training.train_losses import Loss
 
@@ -41,8 +39,7 @@ class Task:
 
     Attributes:
       network: what the run begins with; its settings are those beside the flags.
-      loss: what is minimised.
-      constants: for the loss.
+      loss, constants: what is minimised, and the arrays that it takes.
       preview: writes a picture of what some variables do to a path.
       batch_options: for `photos.batches`.
     """
@@ -66,10 +63,9 @@ def main(
     """Trains a network as the flags say: the `main` of a mode, which gives the exit code.
 
     Args:
-      values: of the flags.
       accelerator, cpu: the defaults of the mode.
       name: of the run folder, if the flags give none.
-      begin: makes the task of the mode from the values and the configuration.
+      begin: makes the task of the mode.
       **changes: to the configuration.
     """
     memory.keep()
@@ -114,7 +110,7 @@ def check_resumable(options: RunOptions, settings: Mapping[str, Any]) -> None:
     if not _in_any_process((epath.Path(workdir).expanduser() / "checkpoints").exists()):
         return
     # Only to read: the run may be going on in another terminal.
-    with _workdir_errors(workdir), Checkpoints(workdir, only_read=True) as checkpoints:
+    with Checkpoints(workdir, only_read=True) as checkpoints:
         saved = checkpoints.settings() or {}
     before = {_RENAMED.get(name, name): value for name, value in saved.items()}
     now = json.loads(json.dumps(settings))
@@ -160,15 +156,13 @@ def run(
     """Trains in a run folder, from where it was left, and gives the exit code.
 
     Args:
-      task: what is trained.
-      config: how.
       batches: iterator over this process's batches, with `get_state` and `set_state`.
       settings: what decides the result; kept with every checkpoint.
-      options: what is kept.
       write: gets the averaged variables and the number of steps in the end, in one process.
 
     Raises:
-      UserError: the training broke down, or the folder cannot be used.
+      UserError: the training broke down.
+      FileError: the folder cannot be used.
     """
     mesh = training.data_mesh()
     first, alone = jax.process_index() == 0, jax.process_count() == 1
@@ -177,19 +171,18 @@ def run(
         interrupts = stack.enter_context(interruptible())
 
         # The state: of the newest checkpoint, else of the variables that the task begins with.
-        with _workdir_errors(workdir):
-            checkpoints = stack.enter_context(Checkpoints(workdir))
-            state, position = _resumed(checkpoints, task.network.variables, config, mesh)
-            step = saved = int(state.step)
-            folder = None
-            if first:
-                folder = stack.enter_context(
-                    RunFolder(
-                        workdir, settings, plot=options.plot, resume_step=step, tensorboard=True
-                    )
-                )
-        if position is not None:
-            batches.set_state(position)
+        checkpoints = stack.enter_context(Checkpoints(workdir))
+        state = training.start(task.network.variables, config, mesh)
+        if restored := checkpoints.latest(state):
+            _log.info("going on from step %d", restored.step)
+            state = restored.state
+            batches.set_state(restored.position)
+        step = saved = int(state.step)
+        folder = None
+        if first:
+            folder = stack.enter_context(
+                RunFolder(workdir, settings, plot=options.plot, resume_step=step, tensorboard=True)
+            )
 
         # Several processes have to stop, save and report at the same steps.
         periods = [options.checkpoint_every, options.preview_every, 0 if alone else 10]
@@ -206,20 +199,25 @@ def run(
 
         # The loop.
         bar = console.ProgressBar(config.steps, done=step) if first else None
-        with bar or contextlib.nullcontext(), _training_errors():
-            for report in reports:
-                moved, step, state = report.step - step, report.step, report.state
-                if folder and bar:
-                    _show(bar, folder, report, moved)
-                if _is_due(options.checkpoint_every, step):
-                    checkpoints.save(step, state, batches.get_state(), settings)
-                    saved = step
-                    if folder:
-                        folder.publish()
-                if folder and _is_due(options.preview_every, step):
-                    _preview(task, state.ema, folder.preview_path(step))
-                if _in_any_process(bool(interrupts)):
-                    break
+        try:
+            with bar or contextlib.nullcontext():
+                for report in reports:
+                    moved, step, state = report.step - step, report.step, report.state
+                    if folder and bar:
+                        _show(bar, folder, report, moved)
+                    if _is_due(options.checkpoint_every, step):
+                        checkpoints.save(step, state, batches.get_state(), settings)
+                        saved = step
+                        if folder:
+                            folder.publish()
+                    if folder and _is_due(options.preview_every, step):
+                        _preview(task, state.ema, folder.preview_path(step))
+                    if _in_any_process(bool(interrupts)):
+                        break
+        except training.NonFiniteError as error:
+            raise UserError(
+                f"{error}, and begin anew with another --learning_rate and --workdir"
+            ) from error
 
         # The result comes before the drawing, which the folder makes when it is closed.
         if step > saved:
@@ -235,21 +233,6 @@ def _is_due(period: int, step: int) -> bool:
     return period > 0 and step % period == 0
 
 
-def _resumed(
-    checkpoints: Checkpoints, variables: Any, config: training.TrainConfig, mesh: Any
-) -> tuple[training.TrainState, Any]:
-    """The state to go on from and the position of the input, None for its beginning."""
-    state = training.start(variables, config, mesh)
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
-    )
-    restored = checkpoints.latest(abstract)
-    if restored is None:
-        return state, None
-    _log.info("going on from step %d", restored.step)
-    return restored.state, restored.position
-
-
 def _show(bar: console.ProgressBar, folder: RunFolder, report: training.Report, moved: int) -> None:
     terms = {"loss": report.total, "photos/s": report.photos_per_second}
     if report.skipped:
@@ -258,13 +241,8 @@ def _show(bar: console.ProgressBar, folder: RunFolder, report: training.Report, 
         kind = name.split("/")[0]
         terms[kind] = terms.get(kind, 0.0) + value
     bar.update(moved, f"step {report.step}", terms)
-    line = {
-        "step": report.step,
-        "total": report.total,
-        "terms": report.terms,
-        "photos_per_second": round(report.photos_per_second, 2),
-        "skipped": report.skipped,
-    }
+    line = {**vars(report), "photos_per_second": round(report.photos_per_second, 2)}
+    del line["state"]
     folder.record([line])
 
 
@@ -275,28 +253,6 @@ def _preview(task: Task, variables: Any, path: Path) -> None:
         _log.warning("no preview %s: %s", path, error)
 
 
-@contextlib.contextmanager
-def _workdir_errors(workdir: str) -> Iterator[None]:
-    try:
-        yield
-    except FileError as error:
-        raise UserError(f"--workdir={workdir}: {error}") from error
-
-
-@contextlib.contextmanager
-def _training_errors() -> Iterator[None]:
-    try:
-        yield
-    except training.NonFiniteError as error:
-        raise UserError(
-            f"{error}, and begin anew with another --learning_rate and --workdir"
-        ) from error
-
-
 def _in_any_process(condition: bool) -> bool:
     """Whether it holds in any of the processes; all have to call it."""
-    if jax.process_count() == 1:
-        return condition
-    from jax.experimental import multihost_utils
-
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(condition))))
+    return any(of_all_processes("yes" if condition else ""))

@@ -1,9 +1,8 @@
 """Downloads that resume after a cut connection, in this run or a later one.
 
-`fetch_file` gets a whole file, `fetch_tensors` only some tensors of a safetensors file, by HTTP
-range requests.  Both collect bytes in `NAME.IDENTITY.part` beside the file that they make, and
-rename it when it is complete.  IDENTITY is a digest of the address, size and ETag of the remote
-file, so a part is only continued with bytes of the same file.
+Bytes are collected in `NAME.IDENTITY.part` beside the file, which is renamed when it is complete.
+IDENTITY is a digest of the address, size and ETag of the remote file, so a part is only continued
+with bytes of the same file.
 """
 
 import contextlib
@@ -23,14 +22,12 @@ from tqdm import tqdm
 from perceptual_jax.io.storage import FileError
 from perceptual_jax.pretrained import tensorfile
 
-# Failures in a row, with nothing received in between, before it stops trying.  The pause doubles
-# after each.
+# Failures in a row before it stops trying.  The pause doubles after each.
 ATTEMPTS = 4
 PAUSE_SECONDS = 1.0
 TIMEOUT_SECONDS = 30.0
 
 _CHUNK = 1 << 18
-_HEADERS = {"User-Agent": "perceptual_jax"}  # Some servers refuse Python's own name.
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 _LARGEST_HEADER = 100_000_000  # The safetensors library's own limit.
 
@@ -74,17 +71,7 @@ def fetch_file(url: str, path: Path, *, sha256_prefix: str = "") -> None:
 
 
 def fetch_tensors(url: str, path: Path, wanted: Callable[[str], bool]) -> None:
-    """Makes `path` a safetensors file with only the wanted tensors of the one at `url`.
-
-    Args:
-      url: an http or https address of a safetensors file.
-      path: the file to make; its folder must exist.
-      wanted: called with each tensor's name.
-
-    Raises:
-      DownloadError: the address cannot be reached, refuses, or gives something else.
-      OSError: the disk is full or not writable.
-    """
+    """As `fetch_file`, but only the `wanted` tensors of a safetensors file, by range requests."""
     remote = _Remote(url)
     length = int.from_bytes(remote.read(0, 8), "little")
     if length > _LARGEST_HEADER:
@@ -93,17 +80,14 @@ def fetch_tensors(url: str, path: Path, wanted: Callable[[str], bool]) -> None:
         description = json.loads(remote.read(8, 8 + length))
         description.pop("__metadata__", None)
         chosen = sorted(
-            (about["data_offsets"], name, about)
+            (*about["data_offsets"], about["dtype"], about["shape"], name)
             for name, about in description.items()
             if wanted(name)
         )
         header = tensorfile.header(
-            {
-                name: (about["dtype"], about["shape"], end - begin)
-                for (begin, end), name, about in chosen
-            }
+            {name: (dtype, shape, end - begin) for begin, end, dtype, shape, name in chosen}
         )
-        spans = _merged([(8 + length + begin, 8 + length + end) for (begin, end), *_ in chosen])
+        spans = _merged([(8 + length + begin, 8 + length + end) for begin, end, *_ in chosen])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DownloadError(f"{url} is not a safetensors file: {error}") from error
     _collect(remote, spans, path, header).replace(path)
@@ -179,7 +163,8 @@ class _Remote:
             time.sleep(PAUSE_SECONDS * 2 ** (failures - 1))
 
     def _request(self, start: int, stop: int) -> urllib.request.Request:
-        headers = {**_HEADERS, "Range": f"bytes={start}-{stop - 1}"}
+        # Some servers refuse Python's own name.
+        headers = {"User-Agent": "perceptual_jax", "Range": f"bytes={start}-{stop - 1}"}
         if self.etag.startswith('"'):  # A weak tag does not promise the same bytes.
             headers["If-Range"] = self.etag
         return urllib.request.Request(self.url, headers=headers)
@@ -200,9 +185,9 @@ class _Remote:
 
 
 def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted spans, where those that touch are joined."""
+    """Spans in their order, where neighbours that touch are joined."""
     merged: list[tuple[int, int]] = []
-    for start, stop in sorted(spans):
+    for start, stop in spans:
         if merged and merged[-1][1] == start:
             merged[-1] = (merged[-1][0], stop)
         else:
@@ -225,11 +210,10 @@ def _collect(
             file.truncate(0)
             file.write(prefix)
         have = file.seek(0, os.SEEK_END)
-        bar = tqdm(
+        with tqdm(
             desc=path.name, total=total, initial=have, unit="B", unit_scale=True, disable=None
-        )
-        have -= len(prefix)
-        with bar:
+        ) as bar:
+            have -= len(prefix)
             for start, stop in spans:
                 skipped = min(have, stop - start)
                 have -= skipped

@@ -8,11 +8,12 @@ network's variables, and one, `thumbnails/0`, for a small picture of each style.
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 from flax import traverse_util
 
@@ -36,10 +37,10 @@ class TrainedNetwork:
 
     Attributes:
       network: one of the modules in `KINDS`.
-      variables: the first argument of `network.apply`: `{"params": ..., "batch_stats": ...}`,
-        nested dicts of float32 NumPy arrays; without the second if the network has none.
-      styles: a name for each row of conditional instance normalisation; empty for other kinds.
-      thumbnails: for each style a picture, `(h, w, 3)` uint8, whose sides are at most
+      variables: `{"params": ...}`, and `"batch_stats"` if the network has them, for
+        `network.apply`: nested dicts of float32 NumPy arrays.
+      styles: the name of each style; empty for other kinds.
+      thumbnails: a picture of each style, `(h, w, 3)` uint8, whose sides are at most
         `LARGEST_THUMBNAIL`; or none at all.
       settings: those of the last training run, values of JSON; among them `steps`, its updates,
         and `steps_before`, those of earlier runs.
@@ -64,42 +65,37 @@ def save(path: str | Path, trained: TrainedNetwork, *, dtype: str = "float16") -
       path: the file, see `storage.atomic_write`.
       trained: the network; its variables may be JAX arrays.
       dtype: of the variables in the file: `"float32"`, or `"float16"`, half as large, which moved
-        the pixels of a network with random weights by 1.4e-4 of the range on average, and by
-        1.2e-3 at most.
+        the pixels of a random network by 1.4e-4 of the range on average, and by 1.2e-3 at most.
 
     Raises:
       FileError: the file cannot be written.
-      ValueError: the parts do not fit together, a value is not finite or too large for float16, or
-        the settings are no JSON.
-      TypeError: the settings are no JSON.
+      ValueError: the parts do not fit together, or a value is not finite or too large for float16.
+      ValueError, TypeError: the settings are no JSON.
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"dtype must be 'float16' or 'float32', got {dtype!r}")
-    kind = next((kind for kind, module in KINDS.items() if type(trained.network) is module), None)
-    if kind is None:
-        name = type(trained.network).__name__
-        raise ValueError(f"a {name} cannot be saved; only {', '.join(KINDS)} networks")
-    leaves = {
-        name: np.asarray(leaf, np.float32)
-        for name, leaf in traverse_util.flatten_dict(trained.variables, sep="/").items()
-    }
-    thumbnails = [np.asarray(thumbnail) for thumbnail in trained.thumbnails]
-    if problems := _problems(trained.network, leaves, trained.styles, thumbnails):
+    kinds = {module: kind for kind, module in KINDS.items()}
+    if (module := type(trained.network)) not in kinds:
+        raise ValueError(f"a {module.__name__} cannot be saved; only {', '.join(KINDS)} networks")
+    variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), trained.variables)
+    if problems := _problems(dataclasses.replace(trained, variables=variables)):
         raise ValueError(f"not a network that can be saved: {'; '.join(problems)}")
+    leaves = traverse_util.flatten_dict(variables, sep="/")
     with np.errstate(over="ignore"):  # The check below names the tensor.
         tensors = {name: leaf.astype(dtype) for name, leaf in leaves.items()}
     too_large = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
     if too_large:
         raise ValueError(f"too large for float16: {', '.join(too_large)}; save it as float32")
-    tensors |= {f"thumbnails/{index}": picture for index, picture in enumerate(thumbnails)}
-    metadata = {
-        "format": FORMAT,
-        "version": VERSION,
-        "kind": kind,
-        "architecture": _json(describe(trained.network)),
-        "styles": _json(trained.styles),
-        "settings": _json(trained.settings),
+    tensors |= {f"thumbnails/{index}": picture for index, picture in enumerate(trained.thumbnails)}
+    about = {
+        "architecture": describe(trained.network),
+        "styles": trained.styles,
+        "settings": trained.settings,
     }
+    metadata = {"format": FORMAT, "version": VERSION, "kind": kinds[module]}
+    for name, value in about.items():
+        # Sorted, so that the bytes are always the same; NaN is no JSON, though Python writes it.
+        metadata[name] = json.dumps(value, sort_keys=True, allow_nan=False)
     tensorfile.write(Path(path), tensors, metadata)
 
 
@@ -107,9 +103,8 @@ def load_network(name_or_path: str | Path) -> TrainedNetwork:
     """The network in a file, or behind the name of one that comes with the package.
 
     Args:
-      name_or_path: a file in our format, or of `torch.save` with the state dict of a
-        `TransformerNet` from PyTorch's example `fast_neural_style`; or a name that `shipped` gives.
-        A file that exists wins over a name.
+      name_or_path: a file in our format, or of `torch.save` with the state dict of PyTorch's
+        `TransformerNet`; or a name that `shipped` gives. A file that exists wins over a name.
 
     Raises:
       FileError: there is no such file or name, or the file is damaged, too new, or holds something
@@ -119,29 +114,35 @@ def load_network(name_or_path: str | Path) -> TrainedNetwork:
     if not tensorfile.is_safetensors(path):
         return _read_transformer_net(path)
     tensors, metadata = tensorfile.read(path)
-    _check(path, tensors, metadata)
+    if (format := metadata.get("format")) != FORMAT:
+        raise FileError(f"{path} does not hold a trained network: its format is {format!r}")
+    tensorfile.check(path, tensors, metadata, version=VERSION)
+    if (kind := metadata.get("kind")) not in KINDS:
+        raise FileError(
+            f"{path} holds a network of the kind {kind!r}; this program knows {', '.join(KINDS)}"
+        )
     try:
-        network = _network(metadata["kind"], json.loads(metadata["architecture"]))
         styles = tuple(json.loads(metadata["styles"]))
         settings = json.loads(metadata["settings"])
         _check_settings(settings)
         names = (f"thumbnails/{index}" for index in range(len(styles)))
         thumbnails = tuple(tensors.pop(name) for name in names if name in tensors)
-        problems = _problems(network, tensors, styles, thumbnails)
+        trained = TrainedNetwork(
+            network=_network(kind, json.loads(metadata["architecture"])),
+            variables=traverse_util.unflatten_dict(tensors, sep="/"),
+            styles=styles,
+            thumbnails=thumbnails,
+            settings=settings,
+        )
+        problems = _problems(trained)
     except Exception as error:
         # An impossible size makes Flax or jax raise almost anything.
         reason = str(error) or type(error).__name__
         raise FileError(f"{path} does not describe a network: {reason}") from error
     if problems:
         raise FileError(f"{path} does not hold the network it describes: {'; '.join(problems)}")
-    variables = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-    return TrainedNetwork(
-        network=network,
-        variables=traverse_util.unflatten_dict(variables, sep="/"),
-        styles=styles,
-        thumbnails=thumbnails,
-        settings=settings,
-    )
+    variables = jax.tree.map(lambda leaf: leaf.astype(np.float32), trained.variables)
+    return dataclasses.replace(trained, variables=variables)
 
 
 def load_superres(name_or_path: str, factor: int) -> TrainedNetwork:
@@ -165,11 +166,7 @@ def load_superres(name_or_path: str, factor: int) -> TrainedNetwork:
 
 
 def shipped(kind: str = "style") -> list[str]:
-    """Names of the networks of a kind in `weights/networks`.
-
-    Raises:
-      FileError: a file there cannot be read.
-    """
+    """Names of the networks of a kind in `weights/networks`."""
     return [
         name
         for name, path in _shipped_files().items()
@@ -207,17 +204,6 @@ def _read_transformer_net(path: Path) -> TrainedNetwork:
     )
 
 
-def _check(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Raises `FileError` unless this version of the program can read the file."""
-    if (format := metadata.get("format")) != FORMAT:
-        raise FileError(f"{path} does not hold a trained network: its format is {format!r}")
-    tensorfile.check(path, tensors, metadata, version=VERSION)
-    if (kind := metadata.get("kind")) not in KINDS:
-        raise FileError(
-            f"{path} holds a network of the kind {kind!r}; this program knows {', '.join(KINDS)}"
-        )
-
-
 def _network(kind: str, architecture: Mapping[str, Any]) -> nn.Module:
     """The module with these fields; fields that are missing in old files have their default."""
     known = describe(KINDS[kind]())
@@ -229,13 +215,10 @@ def _network(kind: str, architecture: Mapping[str, Any]) -> nn.Module:
     return KINDS[kind](**architecture)
 
 
-def _problems(
-    network: Any,
-    leaves: Mapping[str, np.ndarray],
-    styles: Sequence[str],
-    thumbnails: Sequence[np.ndarray],
-) -> list[str]:
+def _problems(trained: TrainedNetwork) -> list[str]:
     """Why these parts are not a network; empty if they are."""
+    network, styles, thumbnails = trained.network, trained.styles, trained.thumbnails
+    leaves = traverse_util.flatten_dict(trained.variables, sep="/")
     problems = tensorfile.mismatches(leaves, transformer_net.leaf_shapes(network))
     rows = network.styles if isinstance(network, StyleNetwork) else 0
     if len(styles) != rows:
@@ -270,8 +253,3 @@ def _check_settings(settings: Any) -> None:
     for name in ("steps", "steps_before"):
         if type(settings.get(name, 0)) is not int or settings.get(name, 0) < 0:
             raise ValueError(f"its {name} are no number")
-
-
-def _json(value: Any) -> str:
-    # Sorted, so that the bytes are always the same; NaN is no JSON, though Python would write it.
-    return json.dumps(value, sort_keys=True, allow_nan=False)

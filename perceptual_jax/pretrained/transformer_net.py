@@ -63,8 +63,8 @@ def from_transformer_net(state_dict: Mapping[str, Any]) -> tuple[StyleNetwork, d
 
     Args:
       state_dict: `conv1.conv2d.weight` (OIHW), `in1.weight` and so on, of any width and number of
-        residual blocks, with or without the running statistics of old files, and what a wrapper
-        puts before all names.
+        residual blocks, under what a wrapper puts before all names; running statistics of old files
+        are ignored.
 
     Returns:
       The network, of one style, and its variables, `{"params": ...}`, float32, kernels HWIO.
@@ -76,7 +76,8 @@ def from_transformer_net(state_dict: Mapping[str, Any]) -> tuple[StyleNetwork, d
     arrays = {name: np.asarray(v) for name, v in named.items() if is_used(name)}
     # Residual blocks are counted, as the number in a name could be anything.
     blocks = {match[0] for name in arrays if (match := re.match(r"res\d+\.", name))}
-    network = StyleNetwork(width=_width(arrays), residual_blocks=len(blocks))
+    width = np.size(arrays.get("in1.weight", ())) or StyleNetwork.width  # Without: an error below.
+    network = StyleNetwork(width=width, residual_blocks=len(blocks))
     shapes = leaf_shapes(network)
     their_shapes = {
         _their_name(name): (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[-1:]
@@ -97,17 +98,11 @@ def from_transformer_net(state_dict: Mapping[str, Any]) -> tuple[StyleNetwork, d
     leaves["params/conv1/kernel"] *= 255 / 4
     leaves["params/output/kernel"] *= 4 / 255
     leaves["params/output/bias"] = leaves["params/output/bias"] * (4 / 255) - 2
-    contiguous = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in leaves.items()}
-    return network, traverse_util.unflatten_dict(contiguous, sep="/")
+    float32 = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in leaves.items()}
+    return network, traverse_util.unflatten_dict(float32, sep="/")
 
 
 def _their_name(name: str) -> str:
     for ours, theirs in _THEIR_NAMES.items():
         name = name.replace(ours, theirs)
     return name
-
-
-def _width(arrays: Mapping[str, np.ndarray]) -> int:
-    """Channels of the first layer; the default if it is missing, which is an error later."""
-    shape = arrays["in1.weight"].shape if "in1.weight" in arrays else ()
-    return shape[0] if len(shape) == 1 and shape[0] else StyleNetwork.width

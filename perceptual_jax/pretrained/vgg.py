@@ -2,12 +2,11 @@
 
 A parameter tree is `{"normalization": {"mean": (3,), "std": (3,)}, "conv1_1": {"kernel":
 (3, 3, 3, 64), "bias": (64,)}, ...}` in float32 NumPy arrays, kernels HWIO, for RGB in [0, 1].
-The normalisation is part of the tree because a network with another one's would still run, but
-give wrong features.
+It has the normalisation because with another network's it would give wrong features.
 
-Our format is a safetensors file with one tensor, `conv1_1/kernel`, for each leaf of the
-tree, and in its metadata `format`, `version`, `name`, `source`, `license`, and `sha256`, the
-digest of all tensors, which is checked whenever the file is read.
+Our format is a safetensors file with one tensor, `conv1_1/kernel`, for each leaf of the tree, and
+in its metadata `format`, `version`, `name`, `source`, `license`, and `sha256`, the digest of all
+tensors, which is checked whenever the file is read.
 """
 
 import logging
@@ -36,11 +35,10 @@ def load_vgg(name_or_path: str | Path = "vgg16") -> Params:
     """The parameters behind a name or in a file.
 
     Args:
-      name_or_path: a name: `vgg16`, which comes with the package, or `vgg16-torchvision` or
-        `vgg19-torchvision`, which are fetched once, into `download.cache_folder()`.  Or the path
-        of a file in our format, or of a state dict in torchvision's layout (`.pth`, `.pt`,
-        `.safetensors`).  A state dict gets torchvision's normalisation, unless its first kernel,
-        or the classifier of NaNs in torchvision's copy, shows that it is the Oxford network.
+      name_or_path: `vgg16`, which comes with the package; `vgg16-torchvision` or
+        `vgg19-torchvision`, fetched once into `download.cache_folder()`; or the path of a file in
+        our format, or of a state dict in torchvision's layout (`.pth`, `.pt`, `.safetensors`).  A
+        state dict gets torchvision's normalisation, unless `torchvision.is_oxford`.
 
     Returns:
       The float32 tree described at the head of the module.  Its keys tell VGG-16 from VGG-19.
@@ -93,9 +91,7 @@ def save(
     Args:
       path: the file, see `storage.atomic_write`.
       params: the tree described at the head of the module, of NumPy or JAX arrays.
-      name: of the weights.
-      source: where they come from, in words or as an address.
-      license: of the weights.
+      name, source, license: of the weights; the source in words or as an address.
       dtype: of kernels and biases.  float16 halves the file and moves features by less than
         1e-3 of their size.  The normalisation stays float32.
 
@@ -105,15 +101,14 @@ def save(
     """
     tensors = {}
     for layer, parts in params.items():
-        kind = np.dtype(np.float32 if layer == "normalization" else dtype)
+        kind = "float32" if layer == "normalization" else dtype
         for part, value in parts.items():
             with np.errstate(over="ignore"):  # The check below names the tensor.
                 tensors[f"{layer}/{part}"] = np.asarray(value, np.float32).astype(kind)
     if problems := torchvision.tree_problems(tensors):
         raise ValueError(f"not the parameters of a VGG in {dtype}: {'; '.join(problems)}")
-    about = {"format": FORMAT, "version": VERSION}
-    about |= {"name": name, "source": source, "license": license}
-    tensorfile.write(Path(path), tensors, about)
+    about = {"name": name, "source": source, "license": license}
+    tensorfile.write(Path(path), tensors, {"format": FORMAT, "version": VERSION, **about})
 
 
 def _read(path: Path) -> Params:
@@ -126,7 +121,16 @@ def _read(path: Path) -> Params:
     if tensorfile.is_safetensors(path):
         tensors, metadata = tensorfile.read(path, torchvision.is_used)
         if metadata.get("format") == FORMAT:
-            return _tree(path, tensors, metadata)
+            tensorfile.check(path, tensors, metadata, version=VERSION)
+            if problems := torchvision.tree_problems(tensors):
+                raise FileError(
+                    f"{path} does not hold the parameters of a VGG: {'; '.join(problems)}"
+                )
+            params: Params = {}
+            for name, tensor in tensors.items():
+                layer, part = name.split("/")
+                params.setdefault(layer, {})[part] = tensor.astype(np.float32)
+            return params
         state_dict = tensors
     else:
         state_dict = torch_pickle.read_state_dict(path, torchvision.is_used)
@@ -136,15 +140,3 @@ def _read(path: Path) -> Params:
         return from_torchvision(state_dict, normalization="oxford" if oxford else "torchvision")
     except ValueError as error:
         raise FileError(f"{path}: {error}") from error
-
-
-def _tree(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Params:
-    """The tree from the tensors of a file in our format."""
-    tensorfile.check(path, tensors, metadata, version=VERSION)
-    if problems := torchvision.tree_problems(tensors):
-        raise FileError(f"{path} does not hold the parameters of a VGG: {'; '.join(problems)}")
-    params: Params = {}
-    for name, tensor in tensors.items():
-        layer, part = name.split("/")
-        params.setdefault(layer, {})[part] = tensor.astype(np.float32)
-    return params

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,17 +34,17 @@ class Restored(NamedTuple):
     settings: dict[str, Any]
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """The checkpoints of one run folder: `<folder>/checkpoints/<step>/`.
 
     With several processes, each calls every method in the same order, sees the same folder, and
-    holds the whole of each leaf.  Opening removes what an interrupted write left behind: without
-    `only_read`, no other program may be writing.
+    holds the whole of each leaf.  Without `only_read`, opening removes what an interrupted write
+    left behind, and no other program may be writing.
 
     Args:
       folder: the run folder, on a disk or in a bucket (`gs://...`).
       keep: how many checkpoints stay, the newest.
-      only_read: nothing will be saved, and what another program is writing stays.
+      only_read: nothing will be saved.
 
     Raises:
       FileError: the folder cannot be read or written.
@@ -75,9 +75,6 @@ class Checkpoints:
         except Exception as error:  # It looks at all that is there, damaged or not.
             raise FileError(f"cannot open the checkpoints of {folder}: {_reason(error)}") from error
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -92,8 +89,8 @@ class Checkpoints:
         Args:
           step: how many steps were made.
           state: a tree of arrays, none of them empty.
-          position: where this process is in its data; JSON.
-          settings: what the run was begun with; JSON.
+          position: where this process is in its data; JSON, as `settings` is.
+          settings: what the run was begun with.
 
         Raises:
           FileError: this write cannot begin, or the one before it failed.
@@ -107,7 +104,7 @@ class Checkpoints:
         leaves = {name: np.array(leaf, order="C") for name, leaf in host.items()}
         contents = {
             "settings": settings,
-            "positions": [json.loads(text) for text in _of_all_processes(json.dumps(position))],
+            "positions": [json.loads(text) for text in of_all_processes(json.dumps(position))],
             "leaves": {name: _description(leaf) for name, leaf in leaves.items()},
         }
         contents = json.loads(json.dumps(contents))  # As it will be read, so that it hashes alike.
@@ -124,23 +121,21 @@ class Checkpoints:
             )
         self._held = step
 
-    def latest(self, abstract_state: Any) -> Restored | None:
-        """Reads the newest checkpoint that is whole; warns of each that is not.
+    def latest(self, like: Any) -> Restored | None:
+        """Reads the newest checkpoint that is whole, if there is one; warns of each that is not.
 
         Args:
-          abstract_state: the tree that was saved, of `jax.ShapeDtypeStruct` with shardings.
-
-        Returns:
-          The checkpoint, or None if there is none.
+          like: a tree as the one that was saved, of arrays or of what describes them: shapes,
+            dtypes and shardings.
 
         Raises:
           FileError: all are damaged; or the state has other leaves than the one that was saved; or
             the run had another number of processes, which were not at the same position.
         """
         self.wait()
-        expected = _by_name(abstract_state)
+        expected = _by_name(like)
         steps = self._steps()
-        if len(set(_of_all_processes(json.dumps(steps)))) > 1:
+        if len(set(of_all_processes(json.dumps(steps)))) > 1:
             raise FileError(
                 f"the processes find different checkpoints in {self._folder}: it has to be a "
                 "folder that all of them share"
@@ -155,11 +150,14 @@ class Checkpoints:
             except _DamagedError as error:
                 damage = str(error)
             # What one process cannot read, none may go on from.
-            reasons = [reason for reason in _of_all_processes(damage) if reason]
+            reasons = [reason for reason in of_all_processes(damage) if reason]
             if not reasons:
                 self._held = step
-                placed = [_placed(leaves[name], like) for name, like in expected.items()]
-                state = jax.tree.unflatten(jax.tree.structure(abstract_state), placed)
+                placed = [
+                    jax.make_array_from_process_local_data(leaf.sharding, leaves[name], leaf.shape)
+                    for name, leaf in expected.items()
+                ]
+                state = jax.tree.unflatten(jax.tree.structure(like), placed)
                 positions = contents["positions"]
                 position = positions[jax.process_index() % len(positions)]
                 return Restored(step, state, position, contents["settings"])
@@ -175,7 +173,7 @@ class Checkpoints:
     def settings(self) -> dict[str, Any] | None:
         """The settings of the newest checkpoint whose metadata is whole; reads no arrays.
 
-        A setting that changed can so be refused before anything is compiled.
+        So a setting that changed can be refused before anything is compiled.
         """
         for step in self._steps():
             with contextlib.suppress(_DamagedError):
@@ -183,11 +181,7 @@ class Checkpoints:
         return None
 
     def wait(self) -> None:
-        """Returns once what was saved is on disk.
-
-        Raises:
-          FileError: it could not be written.
-        """
+        """Returns once what was saved is on disk; raises `FileError` if it is not."""
         write, self._write = self._write, None
         with self._writing():
             try:
@@ -215,7 +209,7 @@ class Checkpoints:
         return contents
 
     def _refuse_others(
-        self, step: int, contents: Mapping[str, Any], expected: Mapping[str, jax.ShapeDtypeStruct]
+        self, step: int, contents: Mapping[str, Any], expected: Mapping[str, Any]
     ) -> None:
         """Raises for an intact checkpoint of another run: the one before it would be no better."""
         where = f"checkpoint {step} in {self._folder}"
@@ -231,16 +225,14 @@ class Checkpoints:
             _today(name): f"{dtype}{shape}"
             for name, (dtype, shape, _) in contents["leaves"].items()
         }
-        for name in sorted({*found, *expected}):
-            saved = found.get(name, "nothing")
-            wanted = "nothing"
-            if name in expected:
-                wanted = f"{expected[name].dtype}{list(expected[name].shape)}"
-            if saved != wanted:
+        wanted = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in expected.items()}
+        for name in sorted(found.keys() | wanted.keys()):
+            if found.get(name) != wanted.get(name):
                 raise FileError(
-                    f"{where} is of another network or optimiser: it has {saved} as {name}, where "
-                    f"this run has {wanted}; resume with the settings that it was begun with, or "
-                    "begin anew in another folder"
+                    f"{where} is of another network or optimiser: it has "
+                    f"{found.get(name, 'nothing')} as {name}, where this run has "
+                    f"{wanted.get(name, 'nothing')}; resume with the settings that it was begun "
+                    "with, or begin anew in another folder"
                 )
 
     def _leaves(self, step: int, contents: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -299,11 +291,6 @@ def _by_name(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _placed(leaf: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
-    # Unlike `device_put` it asks no other process.
-    return jax.make_array_from_callback(like.shape, like.sharding, lambda index: leaf[index])
-
-
 def _description(leaf: np.ndarray) -> list[Any]:
     digest = hashlib.sha256(leaf.reshape(-1).view(np.uint8).data).hexdigest()
     return [leaf.dtype.name, list(leaf.shape), digest]
@@ -313,8 +300,8 @@ def _seal(contents: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
-def _of_all_processes(text: str) -> list[str]:
-    """The text that each process gave, in every process."""
+def of_all_processes(text: str) -> list[str]:
+    """The text that each process gives, in every process; all have to call it."""
     if jax.process_count() == 1:
         return [text]
     from jax.experimental import multihost_utils

@@ -6,11 +6,11 @@ threads makes the same batches.
 """
 
 import collections
+import dataclasses
 import itertools
 import logging
 import os
 import re
-import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,33 +35,30 @@ SHORT_SIDE_PER_CROP = 1.125
 _log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Photos:
     """Photos by number, in files or in records of shards, as `source` makes them.
 
     Any number of threads may read at the same time.
 
-    Args:
+    Attributes:
       count: how many there are.
       content: gives the bytes of a photo's file: a JPEG, PNG...
       name: gives the name of a photo: its path, or its place in a shard.
     """
 
-    def __init__(
-        self, count: int, content: Callable[[int], bytes], name: Callable[[int], str]
-    ) -> None:
-        self._count = count
-        self._content = content
-        self.name = name
-        self._skipped: dict[int, str] = {}
-        self._lock = threading.Lock()
+    count: int
+    content: Callable[[int], bytes]
+    name: Callable[[int], str]
+    _skipped: dict[int, str] = dataclasses.field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def __getitem__(self, index: int) -> bytes:
-        if not 0 <= index < self._count:
+        if not 0 <= index < self.count:
             raise IndexError(index)
-        return self._content(index)
+        return self.content(index)
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -93,17 +90,17 @@ class Photos:
         Raises:
           FileError: none can be used.
         """
-        for candidate in itertools.chain(range(index, self._count), range(index)):
+        for candidate in itertools.chain(range(index, self.count), range(index)):
             if candidate in self._skipped:
                 continue
             try:
                 return self.read(candidate, short_side=short_side, **options)
             except FileError as error:
-                with self._lock:
-                    if candidate not in self._skipped:
-                        _log.warning("skipped, the next photo takes its place: %s", error)
-                    self._skipped[candidate] = str(error)
-        raise FileError(f"none of the {self._count} photos can be used: {self._skipped[index]}")
+                reason = str(error)
+                # Of the threads that read it at the same time, the first one warns.
+                if self._skipped.setdefault(candidate, reason) is reason:
+                    _log.warning("skipped, the next photo takes its place: %s", reason)
+        raise FileError(f"none of the {self.count} photos can be used: {self._skipped[index]}")
 
 
 def source(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Photos:
@@ -125,7 +122,7 @@ def source(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> P
     paths = [path for place in places for path in _found(os.fspath(place))]
     if not paths:
         raise FileError("no place with photos was given: give a folder")
-    shards = [path for path in paths if _is_shard(path)]
+    shards = [path for path in paths if _ends_in(SHARD_SUFFIXES, path)]
     if not shards:
         return Photos(len(paths), lambda i: paths[i].read_bytes(), lambda i: os.fspath(paths[i]))
     if len(shards) < len(paths):
@@ -149,9 +146,6 @@ def batches(
 ) -> "grain.IterDataset[dict[str, np.ndarray]]":
     """Endless batches of cropped photos, all photos once per epoch in an order of its own.
 
-    A photo's short side is resized, a random square of it is cut out, and mirrored with a
-    probability of one half.
-
     With P processes of batch size B, the examples of batch b of process p are numbered from
     (b P + p) B: the batches b of all processes together are batch b of one process with a batch
     size of P B.
@@ -159,15 +153,14 @@ def batches(
     Args:
       source: the photos.
       batch_size: examples in a batch of this process.
-      crop: side of the square that is cut out, in pixels.
+      crop: side of the square that is cut out at random, in pixels.
       seed: 0 to 2^32 - 1, of the order, the crops and the flips.
       short_side: to which larger photos are reduced; none is enlarged, and those smaller than the
         crop are skipped. By default all photos are resized to `SHORT_SIDE_PER_CROP` times the crop.
       flip: whether to mirror half of the examples.
       transform: makes more entries of an example from its photo, (crop, crop, 3) uint8, and its
         running number.
-      process_index: which of the processes this is.
-      process_count: how many processes train together.
+      process_index, process_count: which of how many processes this is.
       num_threads: threads that decode, each a batch at a time; 0 to decode in `next`.
       prefetch: batches to make ahead; 0 to decode in `next`.
 
@@ -238,13 +231,14 @@ def _found(place: str) -> list["epath.Path"]:
             found = storage.pictures_in(path, suffixes=_SUFFIXES)
             _check_all_shards(found)
         elif "*" in path.name or "?" in path.name:
-            found = sorted(filter(_is_ours, path.parent.glob(path.name)))
+            paths = sorted(path.parent.glob(path.name))
+            found = [match for match in paths if _ends_in(_SUFFIXES, match)]
         elif not path.exists():
             raise FileError(f"there is no {place}: check the path")
-        elif path.suffix.lower() == LIST_SUFFIX:
+        elif _ends_in([LIST_SUFFIX], path):
             found = _listed(path)
         else:
-            found = [path] if _is_ours(path) else []
+            found = [path] if _ends_in(_SUFFIXES, path) else []
     if not found:
         raise FileError(
             f"there are no photos in {place}: give a folder with {', '.join(_SUFFIXES)} files, "
@@ -259,12 +253,8 @@ def _listed(file: "epath.Path") -> list["epath.Path"]:
     return [type(file)(name) if storage.is_remote(name) else file.parent / name for name in names]
 
 
-def _is_ours(path: "epath.Path") -> bool:
-    return path.suffix.lower() in _SUFFIXES
-
-
-def _is_shard(path: "epath.Path") -> bool:
-    return path.suffix.lower() in SHARD_SUFFIXES
+def _ends_in(suffixes: Sequence[str], path: "epath.Path") -> bool:
+    return path.suffix.lower() in suffixes
 
 
 def _check_all_shards(paths: Sequence["epath.Path"]) -> None:
@@ -272,7 +262,7 @@ def _check_all_shards(paths: Sequence["epath.Path"]) -> None:
     totals = [
         (path.parent, int(match[1]))
         for path in paths
-        if _is_shard(path) and (match := re.fullmatch(r".*-\d+-of-(\d+)", path.stem))
+        if _ends_in(SHARD_SUFFIXES, path) and (match := re.fullmatch(r".*-\d+-of-(\d+)", path.stem))
     ]
     for (folder, total), count in collections.Counter(totals).items():
         if count != total:

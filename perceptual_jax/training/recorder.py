@@ -1,13 +1,13 @@
 """A run folder: the settings of a run, what was measured, and its pictures."""
 
+import contextlib
 import json
 import logging
-import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any
 
 from perceptual_jax.io import storage
 from perceptual_jax.io.storage import FileError
@@ -15,7 +15,7 @@ from perceptual_jax.io.storage import FileError
 _log = logging.getLogger(__name__)
 
 
-class RunFolder:
+class RunFolder(contextlib.AbstractContextManager["RunFolder"]):
     """`config.json`, `metrics.jsonl`, `terms.png` and `previews/` in one folder.
 
     A folder that holds a run already is begun anew, since its metrics belong to other settings,
@@ -59,11 +59,9 @@ class RunFolder:
             metrics = self.folder / "metrics.jsonl"
             self._history = _metrics_until(metrics, resume_step)
             # Replaced as a whole, since a run can be killed while it begins.
-            unfinished = metrics.with_suffix(".tmp")
-            lines = "".join(json.dumps(line) + "\n" for line in self._history)
-            unfinished.write_text(lines, encoding="utf-8")
-            unfinished.replace(metrics)
-            self._metrics: IO[str] = metrics.open("a", encoding="utf-8")
+            with storage.atomic_write(metrics) as file:
+                lines = "".join(json.dumps(line) + "\n" for line in self._history)
+                file.write_text(lines, encoding="utf-8")
             if tensorboard:
                 # Only where it is wanted: it is slow to import.
                 from tensorboardX import SummaryWriter
@@ -74,21 +72,18 @@ class RunFolder:
         except OSError as error:
             raise FileError(f"cannot write to {folder}: {error.strerror or error}") from error
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def record(self, metrics: Sequence[Mapping[str, Any]]) -> None:
-        """Adds lines to `metrics.jsonl`, each with the time of day; flushed, so none is lost."""
-        for line in metrics:
-            self._history.append(dict(line))
-            self._metrics.write(json.dumps({**strict(line), "time": round(time.time(), 3)}) + "\n")
-            if self._events:
-                for name, value in {"total": line["total"], **line["terms"]}.items():
-                    self._events.add_scalar(name, value, line["step"])
-        self._metrics.flush()
+        """Adds lines to `metrics.jsonl`, each with the time of day."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            for line in metrics:
+                self._history.append(dict(line))
+                file.write(json.dumps({**strict(line), "time": round(time.time(), 3)}) + "\n")
+                if self._events:
+                    for name, value in {"total": line["total"], **line["terms"]}.items():
+                        self._events.add_scalar(name, value, line["step"])
 
     def publish(self) -> None:
         """Copies what is new to the bucket, if the folder is in one."""
@@ -105,8 +100,7 @@ class RunFolder:
         return self.folder / "previews" / f"{step:06d}.png"
 
     def close(self) -> None:
-        """Closes the metrics, and draws the terms over the iterations."""
-        self._metrics.close()
+        """Draws the terms over the iterations, and publishes."""
         if self._events:
             self._events.close()
         if self._plot and len(self._history) > 1:
@@ -121,29 +115,18 @@ class RunFolder:
 
 def strict(record: Mapping[str, Any]) -> dict[str, Any]:
     """With null for what is not finite: JSON has no word for it, and strict readers stop at NaN."""
-    return {
-        name: strict(value)
-        if isinstance(value, Mapping)
-        else None
-        if isinstance(value, float) and not math.isfinite(value)
-        else value
-        for name, value in record.items()
-    }
+    return json.loads(json.dumps(record), parse_constant=lambda name: None)
 
 
 def _metrics_until(path: Path, step: int) -> list[dict[str, Any]]:
     """The lines up to a step of a run that goes on, without a last one that was cut off."""
     if not step or not path.exists():
         return []
-    found = []
+    lines = []
     for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if line["step"] <= step:
-            found.append(line)
-    return found
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return [line for line in lines if line["step"] <= step]
 
 
 def _plot(history: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -38,9 +38,6 @@ def setting(text: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any
 class TrainConfig:
     """How weights are optimised; the metadata of a field says what it means.
 
-    Attributes:
-      styles_only: whether only the parameters of styles are trained, and all others stay.
-
     Raises:
       ValueError: a value is out of its range.
     """
@@ -81,6 +78,7 @@ class TrainConfig:
         default=0.999,
     )
     accumulate: int = setting("Parts of a batch, computed one after the other.", default=1, least=1)
+    # Whether only the parameters of styles are trained, and all others stay.
     styles_only: bool = False
 
     def __post_init__(self) -> None:
@@ -111,7 +109,11 @@ class TrainConfig:
             optimizer = muon(rate, consistent_rms=1.0, muon_weight_dimension_numbers=_matrices)
         if not self.styles_only:
             return optimizer
-        return optax.partition({"train": optimizer, "freeze": optax.set_to_zero()}, _style_labels)
+        labels = functools.partial(
+            jax.tree_util.tree_map_with_path,
+            lambda path, _: "train" if is_style_parameter(path) else "freeze",
+        )
+        return optax.partition({"train": optimizer, "freeze": optax.set_to_zero()}, labels)
 
 
 def _matrices(params: Any) -> Any:
@@ -119,12 +121,6 @@ def _matrices(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: MuonDimensionNumbers((0, 1, 2), 3) if is_inner_kernel(path) else None,
         params,
-    )
-
-
-def _style_labels(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: "train" if is_style_parameter(path) else "freeze", params
     )
 
 
@@ -289,8 +285,7 @@ def train(
     """Trains from `state` on, to `config.steps`, and reports now and then.
 
     Args:
-      loss: see `perceptual_jax.training.train_losses`.
-      config: how it is minimised.
+      loss, config: what is minimised, see `perceptual_jax.training.train_losses`, and how.
       state: donated.
       batches: this process's part of each batch, without end.
       constants: for the loss, on every device (see `replicate`).

@@ -18,8 +18,9 @@ from perceptual_jax import losses, vgg
 from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork
 from perceptual_jax.objective import Objective, Targets, evaluate, targets
 
+Batch = Mapping[str, jax.Array]
 Terms = dict[str, jax.Array]
-Loss = Callable[[Any, Mapping[str, jax.Array], Any], tuple[jax.Array, Terms, Any]]
+Loss = Callable[[Any, Batch, Any], tuple[jax.Array, Terms, Any]]
 
 
 def unit_range(photos: Any) -> Any:
@@ -66,9 +67,7 @@ def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int 
       `style_constants` gives for the paintings from `first_style` on.
     """
 
-    def loss(
-        variables: Any, batch: Mapping[str, jax.Array], constants: Any
-    ) -> tuple[jax.Array, Terms, Any]:
+    def loss(variables: Any, batch: Batch, constants: Any) -> tuple[jax.Array, Terms, Any]:
         photos = unit_range(batch["photos"])
         turns = batch["index"] % (network.styles - first_style)
         weights = jax.nn.one_hot(first_style + turns, network.styles, dtype=jnp.float32)
@@ -101,9 +100,7 @@ def superres_loss(
       uint8, "index": (B,)}` with the constants `{"vgg": ...}`; empty ones where VGG is not needed.
     """
 
-    def loss(
-        variables: Any, batch: Mapping[str, jax.Array], constants: Any
-    ) -> tuple[jax.Array, Terms, Any]:
+    def loss(variables: Any, batch: Batch, constants: Any) -> tuple[jax.Array, Terms, Any]:
         photos = unit_range(batch["photos"])
         outputs, updated = network.apply(
             variables, unit_range(batch["low"]), train=True, mutable=["batch_stats"]
@@ -111,11 +108,10 @@ def superres_loss(
         total = jnp.zeros(len(photos), jnp.float32)
         terms: Terms = {}
         if objective.layers:
-            shifts = _shifts(batch["index"])
-            outputs_seen, photos_seen = _shifted(outputs, shifts), _shifted(photos, shifts)
-            content = _content(objective, constants["vgg"], photos_seen)
+            content = _content(objective, constants["vgg"], _shifted(photos, batch["index"]))
             wanted = Targets(content=content, style={}, regions={})
-            total, terms = evaluate(objective, constants["vgg"], outputs_seen, wanted)
+            shifted = _shifted(outputs, batch["index"])
+            total, terms = evaluate(objective, constants["vgg"], shifted, wanted)
         if pixel_weight:
             pixels = losses.feature_reconstruction(255.0 * outputs, 255.0 * photos)
             terms = {**terms, "pixel": pixel_weight * pixels}
@@ -125,24 +121,19 @@ def superres_loss(
     return loss
 
 
-def _shifts(index: jax.Array) -> jax.Array:
-    """Rows and columns, 0 or 1, that are cut off before VGG, `(B, 2)`: all four in turn.
+def _shifted(pictures: jax.Array, index: jax.Array) -> jax.Array:
+    """`(B, H, W, C)` without the first, or the last, row and column: all four ways in turn.
 
     VGG pools blocks of 2x2 pixels.  If these were always the same ones, the network would learn to
     draw a grid that VGG cannot see.  Not in the paper.
     """
-    return jnp.stack([index // 2 % 2, index % 2], axis=-1)
-
-
-def _shifted(pictures: jax.Array, shifts: jax.Array) -> jax.Array:
-    """`(B, H, W, C)` without the first, or the last, row and column."""
     height, width, channels = pictures.shape[1:]
 
-    def cut(picture: jax.Array, shift: jax.Array) -> jax.Array:
-        start = (shift[0], shift[1], jnp.zeros_like(shift[0]))
+    def cut(picture: jax.Array, number: jax.Array) -> jax.Array:
+        start = (number // 2 % 2, number % 2, jnp.zeros_like(number))
         return jax.lax.dynamic_slice(picture, start, (height - 1, width - 1, channels))
 
-    return jax.vmap(cut)(pictures, shifts)
+    return jax.vmap(cut)(pictures, index)
 
 
 def _content(objective: Objective, params: vgg.Params, photos: jax.Array) -> dict[str, jax.Array]:

@@ -39,7 +39,7 @@ class TestHelp:
             for line in text.splitlines()
             if line.startswith("  --")
         )
-        expected = flags.as_dict(parsed())
+        expected = parsed().flag_values_dict()
         assert set(shown) == set(expected)
         for name, value in expected.items():
             match value:
@@ -145,7 +145,7 @@ class TestMeaning:
         assert flags.filled(Optimizer(), parsed("--line_search")).line_search
 
     def test_what_was_asked_is_every_flag_with_its_value(self) -> None:
-        found = flags.as_dict(parsed("--steps=3"))
+        found = parsed("--steps=3").flag_values_dict()
         assert found["steps"] == 3
         assert found["content_layers"] == ["conv4_2"]
         assert found["workdir"] is None
@@ -183,7 +183,7 @@ class TestFields:
         return found.values
 
     def test_are_flags_where_they_have_help(self) -> None:
-        assert flags.as_dict(self.parsed()) == {
+        assert self.parsed().flag_values_dict() == {
             "title": "wave",
             "place": None,
             "count": 3,
@@ -207,7 +207,7 @@ class TestFields:
     def test_may_be_some_of_them_in_another_order(self) -> None:
         found = flags.Flags()
         found.fields(Config(), "rate", "title")
-        assert list(flags.as_dict(found.values)) == ["rate", "title"]
+        assert list(found.values.flag_values_dict()) == ["rate", "title"]
         assert [line for line in found.help().splitlines() if "--" in line] == [
             "  --rate=0.5",
             "  --title=wave",
@@ -277,7 +277,7 @@ class TestFields:
 
     def test_are_the_record_of_a_run(self) -> None:
         values = self.parsed("--layers=c,d", "--rate=3")
-        assert flags.settings(flags.filled(Config(), values)) == flags.as_dict(values)
+        assert flags.settings(flags.filled(Config(), values)) == values.flag_values_dict()
 
 
 @pytest.mark.parametrize("preset", [GATYS, JOHNSON])
@@ -286,7 +286,7 @@ def test_the_flags_of_an_objective_are_its_settings(preset: Any) -> None:
     flags.objective(found, preset)
     found.values(["run.py"])
     assert flags.filled(preset, found.values) == preset
-    assert flags.as_dict(found.values) == {"vgg": "vgg16", **flags.settings(preset)}
+    assert found.values.flag_values_dict() == {"vgg": "vgg16", **flags.settings(preset)}
 
 
 def test_options_of_a_definition_are_keyword_only() -> None:

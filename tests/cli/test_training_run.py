@@ -19,6 +19,7 @@ from perceptual_jax.cli import training_run
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.cli.training_flags import RunOptions
 from perceptual_jax.io import resources
+from perceptual_jax.io.storage import FileError
 from perceptual_jax.pretrained.networks import TrainedNetwork
 from perceptual_jax.training import recorder
 from perceptual_jax.training import step as training_step
@@ -292,7 +293,7 @@ class TestFolder:
             preview=lambda *_: None,
         )
         options = RunOptions(workdir=str(whole[0]), plot=False)
-        with pytest.raises(UserError, match=r"^--workdir=.*: checkpoint 12 .* of another network"):
+        with pytest.raises(FileError, match=r"^checkpoint 12 in .* of another network"):
             training_run.run(task, CONFIG, Batches(), SETTINGS, options, lambda *_: None)
 
 

@@ -30,9 +30,7 @@ def define_flags(define: flags.Flags) -> None:
     define.enum("dtype", "float32", ["float32", "float16"], "How the weights are stored.")
     define.group("Normalisation (Gatys et al. 2016)")
     define.string(
-        "normalize",
-        None,
-        "A folder of photos: rescale every filter to mean activation 1 over them.",
+        "normalize", None, "Folder of photos over which filters are rescaled to mean activation 1."
     )
     define.enum("pooling", "max", ["max", "avg"], "The pooling for which it is normalised.")
     define.integer("image_size", 256, "Long side to which the photos are resized.", least=16)

@@ -13,12 +13,11 @@ import jax
 import numpy as np
 
 from perceptual_jax import color, metrics, models
-from perceptual_jax.cli import console, flags, superres_flags
+from perceptual_jax.cli import console, flags
 from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out
-from perceptual_jax.io import image_grid, images
-from perceptual_jax.io.storage import pictures_in
+from perceptual_jax.io import image_grid, images, storage
 from perceptual_jax.models import networks
-from perceptual_jax.pretrained.networks import TrainedNetwork
+from perceptual_jax.pretrained.networks import TrainedNetwork, load_superres
 from perceptual_jax.training import degradation, recorder, train_losses
 
 # Side of the middle of each picture that is shown, in pixels, and how much larger it is shown.
@@ -31,7 +30,7 @@ Row = dict[str, dict[str, float]]
 def define_flags(define: flags.Flags) -> None:
     define.group("What is measured")
     define.string("data", None, "A folder of photos, such as Set5.")
-    superres_flags.define_factor(define)
+    flags.factor(define)
     define.list(
         "network",
         ["pixel", "feature"],
@@ -58,15 +57,14 @@ def define_flags(define: flags.Flags) -> None:
 
 
 def main(values: Any) -> int:
-    superres_flags.check_factor(values)
     if not values.data:
         raise UserError("--data is missing: give a folder of photos")
     folder = Path(values.data).expanduser()
-    files = pictures_in(folder)
+    files = storage.pictures_in(folder)
     if not values.network:
         raise UserError("--network is empty: give feature, pixel or a file")
-    trained = {name: superres_flags.load_network(name, values.factor) for name in values.network}
-    labels = _short(trained, taken="bicubic")
+    labels = _short(values.network, taken="bicubic")
+    trained = {label: load_superres(name, values.factor) for name, label in labels.items()}
     titles = _short((str(path.relative_to(folder)) for path in files), taken="mean")
     rows: dict[str, Row] = {}
     crops: list[list[np.ndarray]] = []
@@ -75,7 +73,7 @@ def main(values: Any) -> int:
         for path, title in zip(files, titles.values(), strict=True):
             with leaving_out(failed, path):
                 photo = _cropped(images.read(path), values.factor, path)
-                results = _results(values, photo, {labels[name]: trained[name] for name in trained})
+                results = _results(values, photo, trained)
                 truth = train_losses.unit_range(photo)
                 rows[title] = {
                     label: _quality(result, truth, values.factor)
@@ -85,7 +83,9 @@ def main(values: Any) -> int:
             bar.update(1, path.stem, {})
     if rows:
         workdir = Path(values.workdir or f"runs/evaluate-x{values.factor}").expanduser()
-        _write(workdir, {**rows, "mean": _mean(list(rows.values()))}, crops, flags.as_dict(values))
+        _write(
+            workdir, {**rows, "mean": _mean(list(rows.values()))}, crops, values.flag_values_dict()
+        )
     return report_left_out(failed, done=rows)
 
 
@@ -128,10 +128,9 @@ def _quality(result: np.ndarray, truth: np.ndarray, factor: int) -> dict[str, fl
 
 
 def _mean(rows: list[Row]) -> Row:
+    kinds = ("psnr", "ssim")
     return {
-        label: {
-            name: float(np.mean([row[label][name] for row in rows])) for name in ("psnr", "ssim")
-        }
+        label: {kind: float(np.mean([row[label][kind] for row in rows])) for kind in kinds}
         for label in rows[0]
     }
 
@@ -144,30 +143,20 @@ def _middle(picture: np.ndarray) -> np.ndarray:
 
 
 def _write(
-    folder: Path,
-    rows: dict[str, Row],
-    crops: list[list[np.ndarray]],
-    settings: dict[str, Any],
+    folder: Path, rows: dict[str, Row], crops: list[list[np.ndarray]], settings: dict[str, Any]
 ) -> None:
     labels = list(rows["mean"])
-    lines = [
-        f"| PSNR (dB) / SSIM | {' | '.join(labels)} |",
-        f"|---|{'---|' * len(labels)}",
-    ]
+    lines = [f"| PSNR (dB) / SSIM | {' | '.join(labels)} |", f"|---|{'---|' * len(labels)}"]
     for name, row in rows.items():
         cells = [f"{row[label]['psnr']:.2f} / {row[label]['ssim']:.4f}" for label in labels]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     table = "\n".join(lines)
     # The PSNR of a perfect result is infinite.
-    record = json.dumps(
-        {"settings": settings, "results": recorder.strict(rows)}, indent=2, default=str
-    )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "table.md").write_text(table + "\n", encoding="utf-8")
-        (folder / "results.json").write_text(record + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+    record = {"settings": settings, "results": recorder.strict(rows)}
+    texts = {"table.md": table, "results.json": json.dumps(record, indent=2, default=str)}
+    for name, text in texts.items():
+        with storage.atomic_write(folder / name) as file:
+            file.write_text(text + "\n", encoding="utf-8")
     sheet = image_grid.draw(crops, row_labels=list(rows)[:-1], column_labels=[*labels, "photo"])
     images.write(folder / "crops.png", sheet, settings=settings)
     print(f"{table}\n\n{folder}: table.md, results.json, crops.png")

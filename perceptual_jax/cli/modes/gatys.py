@@ -39,15 +39,10 @@ def define_flags(define: flags.Flags) -> None:
     define.string("init", "content", "Where to start: content, noise, or a picture to go on from.")
     flags.objective(define, GATYS)
     flags.optimization(
-        define,
-        synthesis.Optimizer(),
-        steps=80,
-        steps_text="Iterations at each scale; the last scale is --image_size.",
+        define, synthesis.Optimizer(), steps=80, steps_text="Iterations at each scale."
     )
     define.integer(
-        "num_scales",
-        0,
-        "Sizes to go through, each twice the last; 1 works at --image_size alone, 0 chooses.",
+        "num_scales", 0, "Sizes, each twice the last: 1 for --image_size alone, 0 chooses."
     )
     flags.run_folder(define)
 
@@ -72,6 +67,11 @@ def main(values: Any) -> int:
     content_masks, style_masks = _read_masks(values, height_width, paintings)
     sizes = synthesis.coarse_to_fine(height_width, values.num_scales or None)
     _check_sizes(objective, sizes, paintings)
+    init = None
+    if values.init == "noise":
+        init = synthesis.white_noise((*sizes[0], 3), values.seed)
+    elif values.init != "content":
+        init = images.read(resources.picture(values.init, "content"))
 
     settings = flags.record("gatys", values)
     stages = [(size, values.steps) for size in sizes]
@@ -83,7 +83,7 @@ def main(values: Any) -> int:
         content,
         styles,
         stages=stages,
-        init=_initial(values, sizes[0]),
+        init=init,
         optimizer=optimizer,
         style_weights=[weight for _, weight in names],
         content_masks=content_masks,
@@ -124,19 +124,16 @@ def _read_masks(
 ) -> tuple[list[np.ndarray] | None, list[np.ndarray] | None]:
     count = len(paintings)
     content_masks = style_masks = None
-    if values.content_mask:
+    if names := values.content_mask:
         flags.check_content_masks(values, count, "paintings")
-        content_masks = masks.read_all(values.content_mask, count, size)
-    if values.style_mask:
-        if len(values.style_mask) != count:
+        content_masks = masks.read_all(names, count, size)
+    if names := values.style_mask:
+        if len(names) != count:
             raise UserError(
-                f"--style_mask needs one mask for each of {count} paintings, "
-                f"got {len(values.style_mask)}"
+                f"--style_mask needs one mask for each of {count} paintings, got {len(names)}"
             )
-        style_masks = [
-            masks.read(path, painting.shape[:2])
-            for path, painting in zip(values.style_mask, paintings, strict=True)
-        ]
+        sizes = (painting.shape[:2] for painting in paintings)
+        style_masks = list(map(masks.read, names, sizes))
     return content_masks, style_masks
 
 
@@ -153,11 +150,3 @@ def _check_sizes(
                 f"at the coarsest scale the {what}'s short side is {side} pixels, and the layers "
                 f"need {needed}: raise --image_size or --style_scale, or lower --num_scales"
             )
-
-
-def _initial(values: Any, coarsest: tuple[int, int]) -> np.ndarray | None:
-    if values.init == "content":
-        return None
-    if values.init == "noise":
-        return synthesis.white_noise((*coarsest, 3), values.seed)
-    return images.read(resources.picture(values.init, "content"))

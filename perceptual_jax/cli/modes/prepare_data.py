@@ -4,15 +4,12 @@ Photos that cannot be read are left out and named. The same photos always give t
 a run that is interrupted leaves none.
 """
 
-import collections
-import contextlib
 import itertools
 import os
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +61,7 @@ def main(values: Any) -> int:
     skipped: list[FileError] = []
     with interruptible() as interrupts, _staging(output) as folder:
         jpegs = _jpegs(source, values, skipped, interrupts)
-        shards = _write_shards(jpegs, folder, values.photos_per_shard)
+        shards = _write_shards(jpegs, Path(folder), values.photos_per_shard)
         if interrupts:
             print(f"interrupted: {output} has no shards", file=sys.stderr)
             return interrupts.exit_code
@@ -85,16 +82,22 @@ def _jpegs(
     source: photos.Photos, values: Any, skipped: list[FileError], interrupts: Interrupts
 ) -> Iterator[bytes]:
     """The good photos in their order as small JPEGs; errors of the others go to `skipped`."""
-    bar = console.ProgressBar(len(source))
+    # Imported only here, since it is slow.
+    import grain
+
+    def jpeg(index: int) -> bytes | FileError:
+        try:
+            photo = source.read(index, short_side=values.image_size, enlarge=False)
+        except FileError as error:
+            return error
+        return images.encode_jpeg(photo, quality=values.quality)
+
     workers = values.workers or os.cpu_count() or 1
-    with futures.ThreadPoolExecutor(workers) as pool, bar:
-        waiting: collections.deque[futures.Future[bytes | FileError]] = collections.deque()
-        submitted = iter(range(len(source)))
-        for number in range(1, len(source) + 1):
-            # A few more than workers, so that none waits while another reads a large photo.
-            for index in itertools.islice(submitted, 4 * workers - len(waiting)):
-                waiting.append(pool.submit(_jpeg, source, index, values.image_size, values.quality))
-            result = waiting.popleft().result()
+    # A few more than workers, so that none waits while another reads a large photo.
+    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=4 * workers)
+    results = grain.MapDataset.range(len(source)).map(jpeg).to_iter_dataset(options)
+    with console.ProgressBar(len(source)) as bar:
+        for number, result in enumerate(results, 1):
             if interrupts:
                 return
             if isinstance(result, FileError):
@@ -104,34 +107,23 @@ def _jpegs(
             bar.update(1, f"{number}/{len(source)} photos", {"skipped": len(skipped)})
 
 
-def _jpeg(source: photos.Photos, index: int, short_side: int, quality: int) -> bytes | FileError:
-    """A photo as a small JPEG, or what is wrong with it."""
-    try:
-        photo = source.read(index, short_side=short_side, enlarge=False)
-    except FileError as error:
-        return error
-    return images.encode_jpeg(photo, quality=quality)
-
-
 def _new_folder(place: str) -> "epath.Path":
     with storage.access(place):
         from etils import epath
 
         folder = epath.Path(place).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-        if any(path.suffix in photos.SHARD_SUFFIXES for path in folder.iterdir()):
-            raise UserError(f"{place} has shards already: remove them, or choose another --output")
+        suffixes = {path.suffix for path in folder.iterdir()}
+    if suffixes & {*photos.SHARD_SUFFIXES}:
+        raise UserError(f"{place} has shards already: remove them, or choose another --output")
     return folder
 
 
-@contextlib.contextmanager
-def _staging(output: "epath.Path") -> Iterator[Path]:
+def _staging(output: "epath.Path") -> "tempfile.TemporaryDirectory[str]":
     """A folder for unfinished shards: within `output`, or on this machine if that is remote."""
     parent = None if storage.is_remote(output) else os.fspath(output)
     with storage.access(os.fspath(output)):
-        folder = tempfile.TemporaryDirectory(prefix=".prepare_data-", dir=parent)
-    with folder as path:
-        yield Path(path)
+        return tempfile.TemporaryDirectory(prefix=".prepare_data-", dir=parent)
 
 
 def _write_shards(jpegs: Iterator[bytes], folder: Path, photos_per_shard: int) -> list[Path]:

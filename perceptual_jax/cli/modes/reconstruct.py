@@ -24,8 +24,13 @@ LAYERS = tuple(f"conv{block}_1" for block in range(1, 6))
 # Figure 3's columns. Content is taken at conv4_2, as in the paper's paintings.
 RATIOS = (1e-5, 1e-4, 1e-3, 1e-2)
 CONTENT_LAYER = "conv4_2"
-# The total of the style terms weighs the same in every cell of a figure.
 STYLE_WEIGHT = 1e3
+# Growing sets of style layers, whose total weighs the same in every cell, and their labels.
+STYLES = [
+    {f"style/{layer}": STYLE_WEIGHT / count for layer in LAYERS[:count]}
+    for count in range(1, len(LAYERS) + 1)
+]
+STYLE_LABELS = [LAYERS[0], *(f"… {layer}" for layer in LAYERS[1:])]
 
 
 def define_flags(define: flags.Flags) -> None:
@@ -35,9 +40,7 @@ def define_flags(define: flags.Flags) -> None:
     define.string("style", "starry_night", "The painting: a file, or a name from examples/styles.")
     define.string("output", None, "The picture to write; figure1.png or figure3.png by default.")
     define.integer("image_size", 192, "Long side of each cell, in pixels.", least=16)
-    define.group("Network")
-    define.string("vgg", "vgg16", "vgg16, vgg16-torchvision, vgg19-torchvision, or a file.")
-    define.enum("pooling", "avg", ["max", "avg"], "The network's pooling; avg as in the paper.")
+    flags.objective(define, objective.Objective(pooling="avg"), "pooling")
     flags.optimization(define, synthesis.Optimizer(), steps=150, steps_text="Iterations.")
     define.boolean("check_memory", True, "Refuse a size that will not fit into memory.")
 
@@ -54,33 +57,23 @@ class Figure:
 
 def figure1(pooling: str) -> Figure:
     """Content from each layer in the first row, style from each growing set in the second."""
-    cells = [{f"content/{layer}": 1.0} for layer in LAYERS]
-    cells += [_style_terms(count) for count in range(1, len(LAYERS) + 1)]
     return Figure(
         objective.Objective(content_layers=LAYERS, style_layers=LAYERS, pooling=pooling),
         ["content", "style"],
-        ["conv1_1", "… conv2_1", "… conv3_1", "… conv4_1", "… conv5_1"],
-        cells,
+        STYLE_LABELS,
+        [{f"content/{layer}": 1.0} for layer in LAYERS] + STYLES,
     )
 
 
 def figure3(pooling: str) -> Figure:
     """alpha / beta from left to right, sets of style layers from top to bottom."""
-    cells = [
-        {f"content/{CONTENT_LAYER}": STYLE_WEIGHT * ratio, **_style_terms(count)}
-        for count in range(1, len(LAYERS) + 1)
-        for ratio in RATIOS
-    ]
+    content = [{f"content/{CONTENT_LAYER}": STYLE_WEIGHT * ratio} for ratio in RATIOS]
     return Figure(
         objective.Objective(content_layers=(CONTENT_LAYER,), style_layers=LAYERS, pooling=pooling),
-        [f"{'… ' if count else ''}{layer}" for count, layer in enumerate(LAYERS)],
+        STYLE_LABELS,
         [f"{ratio:.0e}".replace("e-0", "e-") for ratio in RATIOS],
-        cells,
+        [alpha | beta for beta in STYLES for alpha in content],
     )
-
-
-def _style_terms(count: int) -> dict[str, float]:
-    return {f"style/{layer}": STYLE_WEIGHT / count for layer in LAYERS[:count]}
 
 
 def main(values: Any) -> int:
@@ -90,13 +83,10 @@ def main(values: Any) -> int:
         optimizer = flags.filled(synthesis.Optimizer(low_frequency_gain=0.0), values)
     output = Path(values.output or f"figure{values.figure}.png").expanduser()
     images.check_writable(output)
-    photo, painting = (
-        images.read(resources.picture(name, kind))
-        for name, kind in ((values.content, "content"), (values.style, "styles"))
-    )
-    size, painting_size = (
-        images.size_for(picture.shape[:2], values.image_size) for picture in (photo, painting)
-    )
+    photo = images.read(resources.picture(values.content, "content"))
+    painting = images.read(resources.picture(values.style, "styles"))
+    size = images.size_for(photo.shape[:2], values.image_size)
+    painting_size = images.size_for(painting.shape[:2], values.image_size)
     figure = (figure1 if values.figure == "1" else figure3)(values.pooling)
     with usage_errors():
         params = synthesis.freeze(load_vgg(values.vgg), figure.objective)
@@ -109,9 +99,9 @@ def main(values: Any) -> int:
     photo, painting = images.resize(photo, size), images.resize(painting, painting_size)
 
     # A cell has few of the terms, the others weigh 0. The weight of the range is the same in all.
-    names = figure.objective.term_weights()
     term_weights = {
-        name: np.array([cell.get(name, 0.0) for cell in figure.term_weights]) for name in names
+        name: np.array([cell.get(name, 0.0) for cell in figure.term_weights])
+        for name in figure.objective.term_weights()
     }
     term_weights["range"] = np.full(count, objective.GATYS.range_weight)
     compute_targets = jax.jit(functools.partial(objective.targets, figure.objective))

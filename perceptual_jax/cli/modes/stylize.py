@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from perceptual_jax.io.images import Picture
 from perceptual_jax.io.storage import pictures_in
 from perceptual_jax.models import stylization
 from perceptual_jax.models.networks import StyleNetwork
-from perceptual_jax.models.tiling import Tile
 from perceptual_jax.pretrained.networks import TrainedNetwork, load_network, shipped
 
 _SHEET_SIDE = 320
@@ -80,9 +79,8 @@ def define_flags(define: flags.Flags) -> None:
     define.integer(
         "tile_size",
         stylization.TILE,
-        "Largest side that is computed at once, in pixels, a multiple of 4: larger pictures are "
-        "done in tiles, in as much memory as one of 1536 pixels takes, beside the picture; in less "
-        "if less than 512.",
+        "Side of the tiles in which larger pictures are computed, in pixels, a multiple of 4. They "
+        "take the memory of a picture of 1536 pixels, or less if the side is below 512.",
         least=128,
     )
     flags.inference(define)
@@ -170,51 +168,41 @@ def _apply(
     style_weights: np.ndarray,
     pictures: Sequence[Picture],
     interrupts: Interrupts,
-) -> list[Picture] | None:
-    """The results for pictures of one size, or None if it was interrupted."""
-    variables, network, tile_size = trained.variables, trained.network, values.tile_size
-
-    def in_tiles(photo: np.ndarray) -> Iterator[Tile]:
-        options: Any = {"network": network, "tile": tile_size}
-        if not values.content_mask:
-            weights = style_weights[0]
-            return models.stylize_tiles(variables, photo, style_weights=weights, **options)
-        regions = masks.read_all(values.content_mask, len(style_weights), photo.shape[:2])
-        return models.stylize_regions(
-            variables, photo, regions, style_weights=style_weights, **options
+) -> list[Picture]:
+    """The results for pictures of one size, none if it was interrupted."""
+    in_tiles: Any = functools.partial(models.stylize_tiles, style_weights=style_weights[0])
+    if values.content_mask:
+        height_width = pictures[0].rgb.shape[:2]
+        in_tiles = functools.partial(
+            models.stylize_regions,
+            masks=masks.read_all(values.content_mask, len(style_weights), height_width),
+            style_weights=style_weights,
         )
-
     results = batch.results(
         pictures,
         interrupts,
-        network,
-        tile_size,
-        at_once=lambda photos: stylization.stylize_batch(
-            variables, photos, network=network, style_weights=style_weights[0]
-        ),
+        trained,
+        values.tile_size,
+        at_once=functools.partial(stylization.stylize_batch, style_weights=style_weights[0]),
         in_tiles=in_tiles,
     )
-    if results is None:
-        return None
-    for picture, result in zip(pictures, results, strict=True):
-        _blend(values, result, picture.rgb)
+    pairs = zip(pictures, results, strict=False)
     return [
-        dataclasses.replace(picture, rgb=result)
-        for picture, result in zip(pictures, results, strict=True)
+        dataclasses.replace(picture, rgb=_blend(values, result, picture.rgb))
+        for picture, result in pairs
     ]
 
 
-def _blend(values: Any, result: np.ndarray, photo: np.ndarray) -> None:
+def _blend(values: Any, result: np.ndarray, photo: np.ndarray) -> np.ndarray:
     """Blends a result with its photo, in place, since JAX would hold several copies of both."""
-    if values.keep_colors == "none" and values.strength == 1:
-        return
-    # The histogram is that of the whole picture.
-    rows = len(photo) if values.keep_colors == "histogram" else _ROWS
-    for top in range(0, len(photo), rows):
-        part = slice(top, top + rows)
-        result[part] = _blend_with_photo(
-            result[part], photo[part], keep_colors=values.keep_colors, strength=values.strength
-        )
+    options = {"keep_colors": values.keep_colors, "strength": values.strength}
+    if options != {"keep_colors": "none", "strength": 1}:
+        # The histogram is that of the whole picture.
+        rows = len(photo) if values.keep_colors == "histogram" else _ROWS
+        for top in range(0, len(photo), rows):
+            part = slice(top, top + rows)
+            result[part] = _blend_with_photo(result[part], photo[part], **options)
+    return result
 
 
 _blend_with_photo = jax.jit(models.blend_with_photo, static_argnames=("keep_colors", "strength"))
@@ -222,26 +210,21 @@ _blend_with_photo = jax.jit(models.blend_with_photo, static_argnames=("keep_colo
 
 def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any]) -> int:
     """Photos in every style of the network: one in a block with captions, several in rows."""
-    source, pipe = values.input, values.input == batch.PIPE
-    is_folder = batch.is_folder(source)
-    place = Path(source).expanduser()
+    source, place = values.input, Path(values.input).expanduser()
+    is_folder, pipe = batch.is_folder(source), source == batch.PIPE
     output = batch.output_of(source if pipe else str(place.resolve()), values.output, "sheet")
     paths = pictures_in(place, exclude=Path(output)) if is_folder else [source]
-    labels = ["photo", *trained.styles]
+    one_hot = np.eye(len(trained.styles), dtype=np.float32)
     rows: list[list[np.ndarray]] = []
     failed: list[str] = []
-    with (
-        console.ProgressBar(len(paths) * len(trained.styles)) as bar,
-        interruptible() as interrupts,
-    ):
+    with console.ProgressBar(len(paths) * len(one_hot)) as bar, interruptible() as interrupts:
         for path in paths:
             with leaving_out(failed, path) if is_folder else contextlib.nullcontext():
                 picture = batch.read(str(path)).fit(values.image_size or _SHEET_SIDE)
                 row = [picture.rgb]
-                one_hot = np.eye(len(trained.styles), dtype=np.float32)
                 for weights, style in zip(one_hot, trained.styles, strict=True):
                     results = _apply(values, trained, weights[None], [picture], interrupts)
-                    if results is None:
+                    if not results:
                         break
                     row.append(results[0].rgb)
                     bar.update(1, style, {})
@@ -252,6 +235,7 @@ def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any])
         print("interrupted", file=sys.stderr)
         return interrupts.exit_code
     if rows:
+        labels = ["photo", *trained.styles]
         if is_folder:
             columns = [label.replace("_", " ") for label in labels]
             sheet = image_grid.draw(rows, column_labels=columns)

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 
 from perceptual_jax import models
-from perceptual_jax.cli import batch, flags, superres_flags
+from perceptual_jax.cli import batch, flags
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.cli.interrupts import Interrupts
 from perceptual_jax.io import images
 from perceptual_jax.io.images import Picture
 from perceptual_jax.models import super_resolution
-from perceptual_jax.pretrained.networks import TrainedNetwork
+from perceptual_jax.pretrained.networks import TrainedNetwork, load_superres
 
 
 def define_flags(define: flags.Flags) -> None:
     flags.input_and_output(define, "chelsea", "xFACTOR")
     define.group("Super-resolution")
-    superres_flags.define_factor(define)
+    flags.factor(define)
     define.string(
         "network",
         "feature",
@@ -30,26 +30,20 @@ def define_flags(define: flags.Flags) -> None:
         "file of --mode=train_superres.",
     )
     define.boolean(
-        "match_histogram",
-        False,
-        "Give every colour channel the distribution of values that it has in the input, as in the "
-        "paper.",
+        "match_histogram", False, "Give channels their distribution in the input, as in the paper."
     )
     define.group("What else")
     define.integer(
         "tile_size",
         super_resolution.TILE,
-        "Largest side that is enlarged at once, in pixels of the input: larger pictures are done "
-        "in tiles, in as much memory as one takes.",
+        "Side of the tiles in which larger pictures are enlarged, in pixels of the input.",
         least=32,
     )
     flags.inference(define)
 
 
 def main(values: Any) -> int:
-    superres_flags.check_factor(values)
-    trained = superres_flags.load_network(values.network, values.factor)
-    trained = batch.prepared(trained, values)
+    trained = batch.prepared(load_superres(values.network, values.factor), values)
     job = batch.Job(
         apply=functools.partial(_apply, values, trained),
         label=f"x{values.factor}",
@@ -76,24 +70,19 @@ def _apply(
     trained: TrainedNetwork,
     pictures: Sequence[Picture],
     interrupts: Interrupts,
-) -> list[Picture] | None:
-    variables, network, tile_size = trained.variables, trained.network, values.tile_size
+) -> list[Picture]:
     results = batch.results(
         pictures,
         interrupts,
-        network,
-        tile_size,
-        at_once=functools.partial(super_resolution.enlarge_batch, variables, network=network),
-        in_tiles=functools.partial(
-            models.enlarge_tiles, variables, network=network, tile=tile_size
-        ),
+        trained,
+        values.tile_size,
+        at_once=super_resolution.enlarge_batch,
+        in_tiles=models.enlarge_tiles,
         scale=values.factor,
     )
-    if results is None:
-        return None
-    return [
-        _finish(values, picture, result) for picture, result in zip(pictures, results, strict=True)
-    ]
+    # There are no results if it was interrupted.
+    pairs = zip(pictures, results, strict=False)
+    return [_finish(values, picture, result) for picture, result in pairs]
 
 
 def _finish(values: Any, picture: Picture, enlarged: np.ndarray) -> Picture:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from perceptual_jax import vgg
-from perceptual_jax.cli import flags, superres_flags, training_flags, training_network, training_run
+from perceptual_jax.cli import flags, training_flags, training_network, training_run
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.training_flags import TrainSettings
 from perceptual_jax.io import image_grid, images, resources
 from perceptual_jax.models import networks, super_resolution
 from perceptual_jax.objective import Objective
-from perceptual_jax.pretrained.networks import TrainedNetwork
+from perceptual_jax.pretrained.networks import TrainedNetwork, load_superres
 from perceptual_jax.pretrained.vgg import load_vgg
 from perceptual_jax.training import degradation, train_losses
 
@@ -42,7 +42,7 @@ OBJECTIVE = Objective(formulation="johnson", content_layers=("relu2_2",))
 
 def define_flags(define: flags.Flags) -> None:
     define.group("Super-resolution")
-    superres_flags.define_factor(define)
+    flags.factor(define)
     define.enum(
         "loss",
         "both",
@@ -62,17 +62,12 @@ def define_flags(define: flags.Flags) -> None:
     # From a network for pixels, 1,000 steps with 50 at x4 and 100 at x8 draw no grid; with less
     # weight, or many more steps, they do: weights/networks/README.md.
     define.float("pixel_weight", 100.0, "Of the mean squared difference of pixels in 0..255.")
-    define.group("Network")
-    define.enum(
-        "architecture",
-        "default",
-        ["default", "paper"],
-        "paper: batch normalisation, transposed convolutions, tanh, without the bicubic "
-        "enlargement to which the default adds.",
+    training_flags.define_network(
+        define,
+        width=64,
+        residual_blocks=4,
+        paper="without the bicubic enlargement to which the default adds",
     )
-    define.integer("width", 64, "Channels.", least=1)
-    define.integer("residual_blocks", 4, "In the middle of the network.", least=0)
-    define.string("network", None, "A trained network to begin with; its architecture is kept.")
     training_flags.define(define, ACCELERATOR, CPU)
     define.integer(
         "photo_size",
@@ -85,7 +80,6 @@ def define_flags(define: flags.Flags) -> None:
 
 
 def main(values: Any) -> int:
-    superres_flags.check_factor(values)
     name = f"superres-x{values.factor}-{values.loss}"
     return training_run.main(values, ACCELERATOR, CPU, name=name, begin=_begin)
 
@@ -125,8 +119,7 @@ def _begin(values: Any, config: TrainSettings) -> training_run.Task:
 def _network(values: Any, config: TrainSettings) -> TrainedNetwork:
     """A new network, or a trained one to go on with."""
     if values.network:
-        loaded = superres_flags.load_network(values.network, values.factor)
-        return training_network.continued(loaded, config)
+        return training_network.continued(load_superres(values.network, values.factor), config)
     network = networks.SuperResolutionNetwork(factor=values.factor)
     if values.architecture == "paper":
         network = networks.paper_super_resolution_network(values.factor)
@@ -144,7 +137,8 @@ def _preview(network: Any, name: str, variables: Any, path: Path) -> None:
     rows = []
     for index, example in enumerate(resources.example_names("content")):
         photo = images.fit(images.read(resources.picture(example, "content")), 512)
-        truth = _middle(images.eight_bits(photo), 192)
+        top, left = ((side - 192) // 2 for side in photo.shape[:2])
+        truth = images.eight_bits(photo[top : top + 192, left : left + 192])
         # Mixed, the photos show blurs of sigma 0, 0.3, 0.6 and 0.9.
         low = _degraded(network.factor, name, truth, 3 * index)["low"]
         low = train_losses.unit_range(low)[None]
@@ -152,8 +146,3 @@ def _preview(network: Any, name: str, variables: Any, path: Path) -> None:
         output = super_resolution.enlarge_batch(variables, low, network=network)[0]
         rows.append([bicubic, np.asarray(output), train_losses.unit_range(truth)])
     images.write(path, image_grid.draw(rows, column_labels=["bicubic", "network", "photo"]))
-
-
-def _middle(picture: np.ndarray, side: int) -> np.ndarray:
-    top, left = ((length - side) // 2 for length in picture.shape[:2])
-    return picture[top : top + side, left : left + side]

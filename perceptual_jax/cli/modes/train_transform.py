@@ -43,16 +43,9 @@ def define_flags(define: flags.Flags) -> None:
         least=32,
     )
     flags.objective(define, JOHNSON)
-    define.group("Network")
-    define.enum(
-        "architecture",
-        "default",
-        ["default", "paper"],
-        "paper: batch normalisation, transposed convolutions, tanh, padded once; for one style.",
+    training_flags.define_network(
+        define, width=32, residual_blocks=5, paper="padded once; for one style"
     )
-    define.integer("width", 32, "Channels of the first layer.", least=1)
-    define.integer("residual_blocks", 5, "In the middle of the network.", least=0)
-    define.string("network", None, "A trained network to begin with; its architecture is kept.")
     define.boolean(
         "freeze_trunk",
         False,
@@ -126,7 +119,7 @@ def _network(values: Any, config: TrainSettings, paintings: list[np.ndarray]) ->
         raise UserError(f"--network={values.network} is not a network for style transfer")
     trained = training_network.continued(loaded, config)
     if values.freeze_trunk:
-        return _with_styles(trained, styles, thumbnails, values.network)
+        return _with_styles(trained, styles, thumbnails)
     if trained.styles != styles:
         raise UserError(
             f"--network={values.network} has the styles {','.join(trained.styles)}: give these "
@@ -136,14 +129,11 @@ def _network(values: Any, config: TrainSettings, paintings: list[np.ndarray]) ->
 
 
 def _with_styles(
-    trained: TrainedNetwork,
-    styles: tuple[str, ...],
-    thumbnails: tuple[np.ndarray, ...],
-    file: str,
+    trained: TrainedNetwork, styles: tuple[str, ...], thumbnails: tuple[np.ndarray, ...]
 ) -> TrainedNetwork:
     """A trained network with more styles, of which the first ones are as they were."""
     if known := set(trained.styles) & set(styles):
-        raise UserError(f"--network={file} has the style {', '.join(known)} already")
+        raise UserError(f"--network: it has the style {', '.join(known)} already")
     if trained.network.normalization != "instance":
         raise UserError("--freeze_trunk needs a network with instance normalisation")
     params = networks.with_more_styles(trained.variables["params"], len(styles))

@@ -221,7 +221,7 @@ class TestMistakes:
             (["--data=nowhere"], "nowhere is not a folder"),
             (["--data=photos/one.png"], "photos/one.png is not a folder"),
             (["--data=empty"], "there is no picture in empty"),
-            (["--data=photos", "--factor=6"], "--factor=6 must be 4 or 8"),
+            (["--data=photos", "--factor=6"], "--factor=6: must be 4 or 8"),
             (["--data=photos", "--factor=8"], "zero.safetensors enlarges by 4, not by 8"),
             (["--data=photos", "--network="], "--network is empty"),
             (["--data=photos", "--network=nowhere"], "there is no network 'nowhere'"),

@@ -183,7 +183,7 @@ def test_a_bucket_gets_finished_shards(tmp_path: Path, monkeypatch: pytest.Monke
         (["--input=nowhere", "--output=out"], "nowhere"),
         (["--input=in", "--output=out", "--quality=101"], "--quality=101"),
         (["--input=in", "--output=in/00.png"], "in/00.png"),
-        (["--input=in", "--output=old"], "old has shards already"),
+        (["--input=in", "--output=old"], "error: old has shards already"),
         (["--input=bad", "--output=out"], "none of the 1 photos"),
     ],
 )

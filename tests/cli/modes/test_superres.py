@@ -205,7 +205,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--factor=5"], "--factor=5 must be 4 or 8"),
+            (["--factor=5"], "--factor=5: must be 4 or 8"),
             (["--factor=3"], "factor"),
             (["--factor=8"], "x4.safetensors enlarges by 4, not by 8"),
             (["--network=style.safetensors"], "is not a network for super-resolution"),

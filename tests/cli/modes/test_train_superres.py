@@ -264,7 +264,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--factor=5"], "--factor=5 must be 4 or 8"),
+            (["--factor=5"], "--factor=5: must be 4 or 8"),
             (["--image_size=42"], "--image_size=42 must be a multiple of 4, the factor"),
             (["--factor=8", "--image_size=44"], "--image_size=44 must be a multiple of 8"),
             (["--factor=8", "--image_size=32"], "crops of 40 pixels: raise --image_size=32"),

@@ -381,9 +381,9 @@ class TestMistakes:
             (["--data=nowhere"], "there is no nowhere: check the path"),
             (["--data=empty"], "there is no picture in empty"),
             (["--vgg=nothing"], "there are no weights 'nothing'"),
-            (["--workdir=red.png"], "--workdir=red.png: cannot open the checkpoints of red.png: "),
+            (["--workdir=red.png"], "cannot open the checkpoints of red.png: "),
             (["--output=photos"], "--output=photos is a folder"),
-            (["--process_id=1"], "--num_processes and --process_id need --coordinator"),
+            (["--process_id=1"], "--process_id, and these need --coordinator"),
         ],
     )
     @pytest.mark.usefixtures("whole")
