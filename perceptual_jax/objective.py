@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +26,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from perceptual_jax import losses, vgg
-from perceptual_jax.ops.checks import as_images
+from perceptual_jax.ops.checks import as_images, check_settings, setting
 
 FORMULATIONS = ("gatys", "johnson", "johnson_code")
-
-
-def _setting(default: Any, help: str, **metadata: Any) -> Any:
-    """A field that people set: its meaning stands here, and nowhere else."""
-    return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,27 +44,32 @@ class Objective:
       dtype: what the convolutions compute in, `"float32"` or `"bfloat16"`.
     """
 
-    formulation: str = "gatys"
-    content_layers: tuple[str, ...] = _setting(
-        (), "Layers at which the result resembles the photo."
+    formulation: str = setting("", default="gatys", choices=FORMULATIONS)
+    content_layers: tuple[str, ...] = setting(
+        "Layers at which the result resembles the photo.", default=()
     )
-    style_layers: tuple[str, ...] = _setting(
-        (), "Layers at which the result resembles the painting; each counts as much."
+    style_layers: tuple[str, ...] = setting(
+        "Layers at which the result resembles the painting; each counts as much.", default=()
     )
-    content_weight: float = _setting(1.0, "alpha, lambda_c: factor of the content loss.")
-    style_weight: float = _setting(1.0, "beta, lambda_s: factor of the style loss.")
-    tv_weight: float = _setting(
-        0.0, "Factor of the squared total variation of pixels in 0..255: higher is smoother."
+    content_weight: float = setting(
+        "alpha, lambda_c: factor of the content loss.", default=1.0, least=0
     )
-    range_weight: float = _setting(
-        0.0,
+    style_weight: float = setting("beta, lambda_s: factor of the style loss.", default=1.0, least=0)
+    tv_weight: float = setting(
+        "Factor of the squared total variation of pixels in 0..255: higher is smoother.",
+        default=0.0,
+        least=0,
+    )
+    range_weight: float = setting(
         "Factor of the squared distance of pixels from 0..255, into which they are clipped when "
         "the picture is written. Not in the papers; without it clipping raises the objective, and "
         "shows as grain.",
+        default=0.0,
+        least=0,
     )
-    pooling: str = _setting(
-        "max",
+    pooling: str = setting(
         "VGG's pooling: max as trained, avg as in Gatys et al. 2015.",
+        default="max",
         choices=vgg.POOLINGS,
     )
     style_layer_weights: tuple[float, ...] | None = None
@@ -84,14 +84,7 @@ class Objective:
             if value is not None:
                 entries = value.tolist() if isinstance(value, np.ndarray) else value
                 object.__setattr__(self, name, tuple(entries))
-        if self.formulation not in FORMULATIONS:
-            raise ValueError(f"formulation must be one of {FORMULATIONS}, got {self.formulation!r}")
-        if self.pooling not in vgg.POOLINGS:
-            raise ValueError(f"pooling must be 'max' or 'avg', got {self.pooling!r}")
-        for name in ("content_weight", "style_weight", "tv_weight", "range_weight"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
+        check_settings(self)
         weights = self.style_layer_weights
         if weights is not None and len(weights) != len(self.style_layers):
             raise ValueError(

@@ -29,24 +29,11 @@ from perceptual_jax.models.layers import (
     conv_norm_relu,
 )
 from perceptual_jax.ops import pad
-from perceptual_jax.ops.checks import as_images
+from perceptual_jax.ops.checks import as_images, check_settings, setting
 
 FACTORS = (4, 8)
 
 _OUTPUTS = ("linear", "tanh")
-_STYLE_CHOICES: dict[str, Sequence[Any]] = {
-    "normalization": NORMALIZATIONS,
-    "upsampling": tuple(UPSAMPLINGS),
-    "padding": ("reflect", "once"),
-    "output": _OUTPUTS,
-}
-_SUPER_RESOLUTION_CHOICES: dict[str, Sequence[Any]] = {
-    "factor": FACTORS,
-    "normalization": ("none", "batch"),
-    "upsampling": tuple(UPSAMPLINGS),
-    "padding": ("reflect", "zeros"),
-    "output": _OUTPUTS,
-}
 
 # The paper pads once: five unpadded residual blocks take away 40 pixels on each side.
 _PAPER_PADDING = 40
@@ -78,10 +65,10 @@ class StyleNetwork(nn.Module):
     styles: int = 1
     width: int = 32
     residual_blocks: int = 5
-    normalization: str = "instance"
-    upsampling: str = "nearest"
-    padding: str = "reflect"
-    output: str = "linear"
+    normalization: str = setting("", default="instance", choices=NORMALIZATIONS)
+    upsampling: str = setting("", default="nearest", choices=tuple(UPSAMPLINGS))
+    padding: str = setting("", default="reflect", choices=("reflect", "once"))
+    output: str = setting("", default="linear", choices=_OUTPUTS)
     dtype: str = "float32"
 
     @nn.compact
@@ -102,7 +89,7 @@ class StyleNetwork(nn.Module):
         Raises:
           ValueError: options, images or weights that do not fit.
         """
-        _check_choices(self, _STYLE_CHOICES)
+        check_settings(self)
         if self.normalization != "instance" and self.styles != 1:
             raise ValueError("several styles need normalization='instance'")
         once = self.padding == "once"
@@ -113,17 +100,10 @@ class StyleNetwork(nn.Module):
         weights = _style_weights(style_weights, count, self.styles)
 
         options: dict[str, Any] = {"train": train, "dtype": self.dtype}
-        conv: Any = functools.partial(
-            Convolution, padding="zeros" if once else "reflect", **options
-        )
+        outer, inner = ("zeros", "none") if once else ("reflect", "reflect")
+        conv: Any = functools.partial(Convolution, padding=outer, **options)
         norm = functools.partial(Normalization, self.normalization, self.styles, **options)
-        residual = functools.partial(
-            Residual,
-            self.normalization,
-            self.styles,
-            padding="none" if once else "reflect",
-            **options,
-        )
+        residual = functools.partial(Residual, self.normalization, self.styles, inner, **options)
         layer = functools.partial(conv_norm_relu, style_weights=weights)
 
         x = _centred(images).astype(self.dtype)
@@ -171,13 +151,13 @@ class SuperResolutionNetwork(nn.Module):
       dtype: of the convolutions; parameters are float32.
     """
 
-    factor: int = 4
+    factor: int = setting("", default=4, choices=FACTORS)
     width: int = 64
     residual_blocks: int = 4
-    normalization: str = "none"
-    upsampling: str = "nearest"
-    padding: str = "reflect"
-    output: str = "linear"
+    normalization: str = setting("", default="none", choices=("none", "batch"))
+    upsampling: str = setting("", default="nearest", choices=tuple(UPSAMPLINGS))
+    padding: str = setting("", default="reflect", choices=("reflect", "zeros"))
+    output: str = setting("", default="linear", choices=_OUTPUTS)
     skip: bool = True
     dtype: str = "float32"
 
@@ -195,7 +175,7 @@ class SuperResolutionNetwork(nn.Module):
         Raises:
           ValueError: options or images that do not fit.
         """
-        _check_choices(self, _SUPER_RESOLUTION_CHOICES)
+        check_settings(self)
         if self.skip and self.output != "linear":
             raise ValueError("skip=True needs output='linear'")
         images = _checked_images(images, least=smallest_side(self))
@@ -272,12 +252,6 @@ def _checked_images(images: Any, *, least: int) -> jax.Array:
             f"images of {shape[1]}x{shape[2]} are too small: both sides need at least {least}"
         )
     return images.astype(jnp.float32)
-
-
-def _check_choices(network: Network, choices: Mapping[str, Sequence[Any]]) -> None:
-    for name, known in choices.items():
-        if (value := getattr(network, name)) not in known:
-            raise ValueError(f"{name} must be one of {known}, got {value!r}")
 
 
 def _style_weights(weights: Any, count: int, styles: int) -> jax.Array:

@@ -25,8 +25,15 @@ COARSEST_SIDE = 192
 @functools.partial(jax.jit, static_argnames="height_width")
 def resize(image: jax.Array, height_width: tuple[int, int]) -> jax.Array:
     """An image `(H, W, C)` or mask `(H, W)` at another size, antialiased Lanczos, in [0, 1]."""
-    shape = (*height_width, *image.shape[2:])
-    return jnp.clip(jax.image.resize(image, shape, method="lanczos3", antialias=True), 0.0, 1.0)
+    resized = jax.image.resize(
+        image.astype(jnp.float32), (*height_width, *image.shape[2:]), method="lanczos3"
+    )
+    return jnp.clip(resized, 0.0, 1.0)
+
+
+def _scale(image: Any, factor: float) -> jax.Array:
+    height, width = image.shape[:2]
+    return resize(image, (max(1, round(height * factor)), max(1, round(width * factor))))
 
 
 def coarse_to_fine(
@@ -87,29 +94,21 @@ def transfer(
     """
     optimizer = optimizer or Optimizer()
     params = freeze(params, objective)
-    content = jnp.asarray(content, jnp.float32)
     change = None
-    finest_height = stages[-1][0][0]
     for stage, (height_width, steps) in enumerate(stages):
-        factor = height_width[0] / finest_height
-
-        def at_scale(picture: Any, factor: float = factor) -> jax.Array:
-            picture = jnp.asarray(picture, jnp.float32)
-            height, width = picture.shape[:2]
-            return resize(picture, (max(1, round(height * factor)), max(1, round(width * factor))))
-
+        factor = height_width[0] / stages[-1][0][0]
         photo = resize(content, height_width)
         arrays = {
             "content": photo,
-            "styles": [at_scale(style) for style in styles],
+            "styles": [_scale(style, factor) for style in styles],
             "content_masks": content_masks
-            and [resize(jnp.asarray(mask, jnp.float32), height_width) for mask in content_masks],
-            "style_masks": style_masks and [at_scale(mask) for mask in style_masks],
+            and [resize(mask, height_width) for mask in content_masks],
+            "style_masks": style_masks and [_scale(mask, factor) for mask in style_masks],
         }
         if change is not None:
             image = _add_enlarged(photo, change)
         else:
-            image = photo if init is None else resize(jnp.asarray(init, jnp.float32), height_width)
+            image = photo if init is None else resize(init, height_width)
         targets = _targets_while_compiling(
             objective, params, image[None], optimizer, style_weights, arrays
         )
