@@ -1,8 +1,7 @@
 """What is minimised: features, losses and weights put together into one number and its terms.
 
-An `Objective` says which layers count, how much, and in which paper's formulation.  The photo's
-features and the painting's Gram matrices are computed once by `targets`; `evaluate` then gives, for
-every image, the total and each named term that it is the sum of.
+The photo's features and the painting's Gram matrices are computed once by `targets`; `evaluate`
+then gives, for every image, the total and each named term that it is the sum of.
 
 The formulations differ in what a weight means (`docs/losses.md` has the table):
 
@@ -38,7 +37,6 @@ class Objective:
     The weights are ratios: all of them times one factor give the same picture.
 
     Attributes:
-      formulation: `"gatys"`, `"johnson"` or `"johnson_code"`.
       style_layer_weights: w_l for each style layer; None for the formulation's own: 1/L for
         `gatys` (2015, section "Methods"), 1 for the others.
       dtype: what the convolutions compute in, `"float32"` or `"bfloat16"`.
@@ -70,7 +68,7 @@ class Objective:
     pooling: str = setting(
         "VGG's pooling: max as trained, avg as in Gatys et al. 2015.",
         default="max",
-        choices=vgg.POOLINGS,
+        choices=tuple(vgg.POOLINGS),
     )
     style_layer_weights: tuple[float, ...] | None = None
     dtype: str = "float32"
@@ -286,9 +284,10 @@ def evaluate(
     content_loss = (
         losses.gatys_content if objective.formulation == "gatys" else losses.feature_reconstruction
     )
-    raw = {}
-    for layer in objective.content_layers:
-        raw[f"content/{layer}"] = content_loss(found[layer], targets.content[layer])
+    raw = {
+        f"content/{layer}": content_loss(found[layer], targets.content[layer])
+        for layer in objective.content_layers
+    }
     for layer in objective.style_layers:
         raw[f"style/{layer}"] = _style_term(
             objective, found[layer], targets.style[layer], targets.regions.get(layer)

@@ -1,7 +1,8 @@
 """Image transformation networks (Johnson et al. 2016), as Flax Linen modules.
 
-Images are `(N, H, W, 3)`, RGB, in [0, 1], on both sides, of any height and width; outputs are not
-clipped. The fields of a module are numbers and names only, so that a file can hold them.
+Images are `(N, H, W, 3)`, RGB, in [0, 1], on both sides, of any height and width; outputs are
+float32 and not clipped. The fields of a module are numbers and names only, so that a file can hold
+them.
 
 The defaults depart from the paper, whose forms are options: instance normalisation instead of batch
 normalisation (Ulyanov et al. 2016), with a row of parameters for each style (conditional instance
@@ -34,6 +35,9 @@ from perceptual_jax.ops.checks import as_images, check_settings, setting
 FACTORS = (4, 8)
 
 _OUTPUTS = ("linear", "tanh")
+
+# What departs from our defaults in both of the paper's networks.
+_OF_PAPER: dict[str, Any] = {"normalization": "batch", "upsampling": "transposed", "output": "tanh"}
 
 # The paper pads once: five unpadded residual blocks take away 40 pixels on each side.
 _PAPER_PADDING = 40
@@ -75,16 +79,13 @@ class StyleNetwork(nn.Module):
     def __call__(
         self, images: jax.Array, style_weights: Any = None, *, train: bool = False
     ) -> jax.Array:
-        """Stylises images.
+        """Stylises images `(N, H, W, 3)`.
 
         Args:
-          images: `(N, H, W, 3)` in [0, 1].
+          images: in [0, 1]; the result is float32, and not clipped.
           style_weights: of each style, `(styles,)` or `(N, styles)`; needed for several styles.
           train: whether gradients are fast, for reverse mode only, and batch normalisation uses the
             statistics of the batch and updates the running ones in the collection `batch_stats`.
-
-        Returns:
-          `(N, H, W, 3)` float32, not clipped.
 
         Raises:
           ValueError: options, images or weights that do not fit.
@@ -123,13 +124,7 @@ class StyleNetwork(nn.Module):
 
 def paper_style_network(*, styles: int = 1) -> StyleNetwork:
     """The style network exactly as in the supplement of Johnson et al. 2016."""
-    return StyleNetwork(
-        styles=styles,
-        normalization="batch",
-        upsampling="transposed",
-        padding="once",
-        output="tanh",
-    )
+    return StyleNetwork(styles=styles, **_OF_PAPER, padding="once")
 
 
 class SuperResolutionNetwork(nn.Module):
@@ -163,14 +158,7 @@ class SuperResolutionNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """Enlarges images.
-
-        Args:
-          images: `(N, H, W, 3)` in [0, 1].
-          train: as of `StyleNetwork`.
-
-        Returns:
-          `(N, factor H, factor W, 3)` float32, not clipped.
+        """Enlarges images `(N, H, W, 3)` by the factor; `train` is that of `StyleNetwork`.
 
         Raises:
           ValueError: options or images that do not fit.
@@ -201,14 +189,7 @@ class SuperResolutionNetwork(nn.Module):
 
 def paper_super_resolution_network(factor: int) -> SuperResolutionNetwork:
     """The network for x4 or x8 exactly as in the supplement of Johnson et al. 2016."""
-    return SuperResolutionNetwork(
-        factor=factor,
-        normalization="batch",
-        upsampling="transposed",
-        padding="zeros",
-        output="tanh",
-        skip=False,
-    )
+    return SuperResolutionNetwork(factor=factor, **_OF_PAPER, padding="zeros", skip=False)
 
 
 Network = StyleNetwork | SuperResolutionNetwork

@@ -32,8 +32,8 @@ class Optimizer:
         shortened as a whole.
       memory: gradients that L-BFGS remembers, at the cost of two copies of the image for each, and
         of reading them in every iteration (docs/gatys.md compares 20, 30 and 50).
-      low_frequency_gain: how much further large shapes move than fine detail, see
-        `preconditioning`; with 0 the pixels themselves are optimised, as in the papers.
+      low_frequency_gain: of `precondition`; with 0 the pixels themselves are optimised, as in the
+        papers.
     """
 
     optimizer: str = setting("How pixels are moved.", default="lbfgs", choices=("lbfgs", "adam"))

@@ -41,12 +41,8 @@ def coarse_to_fine(
 ) -> list[tuple[int, int]]:
     """The sizes through which a picture of `height_width` is approached, each twice the last.
 
-    Large shapes form at coarse sizes, where an iteration costs a quarter for each halving.
-
-    Args:
-      height_width: of the finest size, the last of the list.
-      num_scales: how many sizes; None for as many as keep the coarsest long side at
-        `COARSEST_SIDE` or more.
+    Large shapes form at coarse sizes, where an iteration costs a quarter for each halving.  Without
+    `num_scales` there are as many as keep the coarsest long side at `COARSEST_SIDE` or more.
     """
     height, width = height_width
     if num_scales is None:
@@ -74,23 +70,16 @@ def transfer(
     keeps the photo's finest detail: the objective ends lower than from the enlarged picture itself.
 
     Args:
-      objective: layers, weights, formulation.
-      params: VGG parameters.
+      objective: as for `run`, and so are `params` and `optimizer`.
       content: the photo at the finest size, `(H, W, 3)` in [0, 1].
       styles: the paintings at the size they have beside it, each `(H', W', 3)`; at a coarser
         stage they shrink as the photo does.
       stages: `((height, width), steps)` of every stage, the finest last.
       init: where the first stage starts, `(H, W, 3)` in [0, 1]; the photo by default.
-      optimizer: as for `run`.
-      style_weights: as for `objective.targets`, and so are:
-      content_masks: each `(H, W)`.
-      style_masks: each `(H', W')`.
+      style_weights: as for `objective.targets`, and so are the masks, of the pictures' sizes here.
 
     Yields:
-      The reports of `run` for every stage, with its number.
-
-    Raises:
-      NonFiniteError, ValueError: as `run`.
+      The reports of `run` for every stage, with its number; and it raises what `run` does.
     """
     optimizer = optimizer or Optimizer()
     params = freeze(params, objective)
