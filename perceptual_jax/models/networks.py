@@ -12,7 +12,6 @@ linear output, since a tanh saturates before it has learnt.
 """
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -200,9 +199,9 @@ def transform(
 ) -> jax.Array:
     """Applies a network to images `(..., H, W, 3)` in [0, 1], and clips the result to [0, 1]."""
     images = as_images(images)
-    *batch, height, width, channels = images.shape
+    batch = images.shape[:-3]
     if len(batch) != 1:
-        images = images.reshape(math.prod(batch), height, width, channels)
+        images = images.reshape(-1, *images.shape[-3:])
     outputs: Any = network.apply(variables, images, *inputs)
     outputs = jnp.clip(outputs, 0.0, 1.0)
     # No reshape where none is needed: JAX does not know how to for every way to shard a batch.
@@ -264,10 +263,8 @@ def initial_variables(network: Network, seed: int) -> Any:
     """Random variables from which a training starts."""
     side = max(64, smallest_side(network))
     images = np.zeros((1, side, side, 3), np.float32)
-    inputs: tuple[np.ndarray, ...] = (images,)
-    if isinstance(network, StyleNetwork):
-        inputs = (images, np.ones(network.styles, np.float32))
-    return jax.jit(network.init)(jax.random.key(seed), *inputs)
+    weights = [np.ones(network.styles, np.float32)] if isinstance(network, StyleNetwork) else []
+    return jax.jit(network.init)(jax.random.key(seed), images, *weights)
 
 
 def describe(network: nn.Module) -> dict[str, Any]:

@@ -14,7 +14,7 @@ _LOWEST, _HIGHEST = -0.5, 1.5
 
 
 def as_images(images: ArrayLike, *, channels: int | None = 3) -> jax.Array:
-    """Images `(..., H, W, channels)`, or of any number for None, as an array of JAX, checked.
+    """Images as a JAX array, `(..., H, W, channels)`, checked; None takes any number of channels.
 
     The values are looked at where they are known, which inside of `jax.jit` and the other
     transformations they are not; layout and dtype are looked at always.

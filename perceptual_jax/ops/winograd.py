@@ -77,10 +77,7 @@ def winograd_conv2d(images: jax.Array, kernels: Sequence[jax.Array], margin: int
     rows_out = height + 2 * margin - 2
     fours = -(-rows_out // 4)
     below = 4 * fours + 4 - height - margin
-    no_padding = (0, 0, 0)
-    padded = jax.lax.pad(
-        images, jnp.float32(0), (no_padding, (margin, below, 0), no_padding, no_padding)
-    )
+    padded = jnp.pad(images, ((0, 0), (margin, below), (0, 0), (0, 0)))
     padded = padded.reshape(count, fours + 1, 4, width, channels)
     six = [padded[:, :-1, row] for row in range(4)] + [padded[:, 1:, row] for row in range(2)]
     sums = [_weighted_sum(taps, six) for taps in _INPUT_SUMS]

@@ -31,9 +31,9 @@ def resize(image: jax.Array, height_width: tuple[int, int]) -> jax.Array:
     return jnp.clip(resized, 0.0, 1.0)
 
 
-def _scale(image: Any, factor: float) -> jax.Array:
-    height, width = image.shape[:2]
-    return resize(image, (max(1, round(height * factor)), max(1, round(width * factor))))
+def _scaled(shape: Sequence[int], factor: float) -> tuple[int, int]:
+    height, width = shape[:2]
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def coarse_to_fine(
@@ -44,11 +44,9 @@ def coarse_to_fine(
     Large shapes form at coarse sizes, where an iteration costs a quarter for each halving.  Without
     `num_scales` there are as many as keep the coarsest long side at `COARSEST_SIDE` or more.
     """
-    height, width = height_width
     if num_scales is None:
-        num_scales = 1 + max(0, int(math.log2(max(height, width) / COARSEST_SIDE)))
-    scales = [2.0**-level for level in reversed(range(num_scales))]
-    return [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in scales]
+        num_scales = 1 + max(0, int(math.log2(max(height_width) / COARSEST_SIDE)))
+    return [_scaled(height_width, 2.0**-level) for level in reversed(range(num_scales))]
 
 
 def transfer(
@@ -89,21 +87,21 @@ def transfer(
         photo = resize(content, height_width)
         arrays = {
             "content": photo,
-            "styles": [_scale(style, factor) for style in styles],
+            "styles": [resize(style, _scaled(style.shape, factor)) for style in styles],
             "content_masks": content_masks
             and [resize(mask, height_width) for mask in content_masks],
-            "style_masks": style_masks and [_scale(mask, factor) for mask in style_masks],
+            "style_masks": style_masks
+            and [resize(mask, _scaled(mask.shape, factor)) for mask in style_masks],
         }
         if change is not None:
             image = _add_enlarged(photo, change)
         else:
             image = photo if init is None else resize(init, height_width)
+        images = image[None]
         targets = _targets_while_compiling(
-            objective, params, image[None], optimizer, style_weights, arrays
+            objective, params, images, optimizer, style_weights, arrays
         )
-        for report in run(
-            objective, params, image[None], targets, steps=steps, optimizer=optimizer
-        ):
+        for report in run(objective, params, images, targets, steps=steps, optimizer=optimizer):
             yield dataclasses.replace(report, stage=stage)
         change = report.best[0] - photo
 
