@@ -1,7 +1,8 @@
 """Colour: luminance, and giving one picture the colours of another.
 
 Images are `(..., H, W, 3)` in [0, 1], encoded sRGB as everywhere in this package; the methods
-here, like the papers they come from, work on the encoded values.
+here, like the papers they come from, work on the encoded values.  Where a `reference` is matched,
+it and `images` are single pictures, `(H, W, 3)`, of any two sizes, and so is the result, in [0, 1].
 
 Both ways of keeping a photo's colours are from Gatys et al. 2016, "Preserving Color in Neural
 Artistic Style Transfer": transfer style in luminance alone and put the photo's colours back
@@ -46,17 +47,10 @@ def replace_luminance(images: ArrayLike, source: ArrayLike) -> jax.Array:
 
 
 def match_luminance(images: ArrayLike, reference: ArrayLike) -> jax.Array:
-    """Gives `images` the mean and standard deviation of the luminance of `reference`.
+    """Gives `images`, made grey, the mean and standard deviation of the luminance of `reference`.
 
     `L' = (sigma_C / sigma_S) (L - mu_S) + mu_C` (Gatys et al. 2016, section 3.2), which keeps a
     painting's contrasts comparable with the photo's when only luminance is transferred.
-
-    Args:
-      images: `(H, W, 3)`.
-      reference: `(H', W', 3)`, of any size.
-
-    Returns:
-      Grey `(H, W, 3)` in [0, 1].
     """
     own, wanted = luminance(images), luminance(reference)
     # The floor, a quarter of a level of 8 bits, keeps rounding in a blank picture small.
@@ -80,14 +74,7 @@ def match_statistics(images: ArrayLike, reference: ArrayLike) -> jax.Array:
     """Gives `images` the mean and covariance of the colours of `reference`.
 
     The linear map `A p + b` with `A = sqrt(Sigma_C) sqrt(Sigma_S)^-1` (Gatys et al. 2016, section
-    3.1, "Image Analogies" form with symmetric square roots).
-
-    Args:
-      images: `(H, W, 3)`.
-      reference: `(H', W', 3)`, of any size.
-
-    Returns:
-      `(H, W, 3)` in [0, 1]; what the map takes beyond is clipped.
+    3.1, "Image Analogies" form with symmetric square roots), clipped to [0, 1].
     """
     own, own_mean, own_covariance = _statistics(images)
     _, mean, covariance = _statistics(reference)
@@ -103,13 +90,6 @@ def match_histogram(images: ArrayLike, reference: ArrayLike) -> jax.Array:
     Each value goes to the value of equal rank, between 257 quantiles linearly; one that many pixels
     have, such as black, to that of the middle of their ranks.  Johnson et al. 2016 (section 4.2) do
     so with what super-resolution gives and its low-resolution input.
-
-    Args:
-      images: `(H, W, 3)` in [0, 1].
-      reference: `(H', W', 3)`, of any size.
-
-    Returns:
-      `(H, W, 3)` within the range of the reference.
     """
     images, reference = _float32(images), _float32(reference)
     ranks = jnp.linspace(0.0, 1.0, 257, dtype=jnp.float32)
@@ -138,9 +118,6 @@ def before_transfer(
       keep_colors: `"none"` leaves all as they are; `"luminance"` makes the photo grey, and the
         paintings grey with its contrast; `"histogram"` gives the paintings its mean and covariance
         of colours (Gatys et al. 2016, sections 3.2 and 3.1).
-
-    Returns:
-      The photo and the paintings, of the same shapes.
     """
     if keep_colors == "none":
         return jnp.asarray(content), [jnp.asarray(style) for style in styles]
@@ -152,12 +129,9 @@ def before_transfer(
 
 
 def after_transfer(image: ArrayLike, content: ArrayLike, *, keep_colors: str) -> jax.Array:
-    """The result of style transfer with the photo's colours, if they have to be put back.
+    """The result for what `before_transfer` gave, with the colours of the photo `content`.
 
-    Args:
-      image: the result for what `before_transfer` gave, `(..., H, W, 3)` in [0, 1].
-      content: the photo in colour, of the same size.
-      keep_colors: as for `before_transfer`; `"luminance"` alone puts anything back.
+    With `"luminance"` they are put back; with the others of its `keep_colors` the result has them.
     """
     return replace_luminance(content, image) if keep_colors == "luminance" else jnp.asarray(image)
 

@@ -3,8 +3,10 @@
 Conventions, for every function here:
 
 - Feature maps are `(..., H, W, C)` and images `(..., H, W, 3)`, floating point.  Leading axes are a
-  batch and broadcast.  The result is one float32 value per image, shape `(...)`: no hidden mean
-  over the batch, the caller reduces.
+  batch and broadcast.  The result is one float32 value per image, shape `(...)`, at least 0: no
+  hidden mean over the batch, the caller reduces.
+- The first argument is of the image that is made, the second the same of the photo or the painting.
+  A painting may have another height and width.
 - Gram matrices are `(..., C, C)`.
 - Sums and Gram matrices are float32 whatever the dtype of the features.
 
@@ -47,15 +49,7 @@ def _squared_distance(first: ArrayLike, second: ArrayLike, axes: tuple[int, ...]
 
 
 def gatys_content(features: ArrayLike, content_features: ArrayLike) -> jax.Array:
-    """Content loss, `1/2 sum (F - P)^2` (Gatys et al. 2015, eq. 1).
-
-    Args:
-      features: `(..., H, W, C)` of the image that is made.
-      content_features: the same of the photo.
-
-    Returns:
-      `(...)`, at least 0.
-    """
+    """Content loss, `1/2 sum (F - P)^2` (Gatys et al. 2015, eq. 1)."""
     _check_floating("features", features, 3)
     _check_floating("content_features", content_features, 3)
     _check_alike(features, content_features, 3, "features")
@@ -63,10 +57,7 @@ def gatys_content(features: ArrayLike, content_features: ArrayLike) -> jax.Array
 
 
 def feature_reconstruction(features: ArrayLike, content_features: ArrayLike) -> jax.Array:
-    """Feature reconstruction loss, `||F - P||^2 / (C H W)` (Johnson et al. 2016, eq. 2).
-
-    Arguments and result as `gatys_content`.
-    """
+    """Feature reconstruction loss, `||F - P||^2 / (C H W)` (Johnson et al. 2016, eq. 2)."""
     half_squared_distance = gatys_content(features, content_features)
     height, width, channels = jnp.shape(features)[-3:]
     return half_squared_distance * (2.0 / (height * width * channels))
@@ -149,13 +140,6 @@ def gatys_style(features: ArrayLike, style_features: ArrayLike) -> jax.Array:
     For a style image of another size, M positions against M', the Gram matrices are divided by
     their own number of positions: `sum (G/M - A/M')^2 / (4 N^2)`, which is the paper's where
     M = M'.
-
-    Args:
-      features: `(..., H, W, C)` of the image that is made.
-      style_features: `(..., H', W', C)` of the painting.
-
-    Returns:
-      `(...)`, at least 0.
     """
     return gatys_style_of_grams(
         gram_matrix(features, normalize_by="positions"),
@@ -177,14 +161,8 @@ def style_reconstruction(
 ) -> jax.Array:
     """Style reconstruction loss of one layer, `||G - A||_F^2` (Johnson et al. 2016, eq. 4).
 
-    Args:
-      features: `(..., H, W, C)` of the image that is made.
-      style_features: `(..., H', W', C)` of the painting.
-      reduction: `"sum"` over the C^2 entries as in the paper, or `"mean"` as in the authors'
-        released code, where deep layers weigh C^2 less.
-
-    Returns:
-      `(...)`, at least 0.
+    `reduction` is `"sum"` over the C^2 entries as in the paper, or `"mean"` as in the authors'
+    released code, where deep layers weigh C^2 less.
     """
     return style_reconstruction_of_grams(
         gram_matrix(features), gram_matrix(style_features), reduction=reduction
@@ -205,17 +183,16 @@ def style_reconstruction_of_grams(
 
 
 def total_variation(images: ArrayLike, *, kind: str = "squared") -> jax.Array:
-    """Total variation of neighbouring pixels, summed over positions and channels.
+    """Total variation of neighbouring pixels in [0, 1], summed over positions and channels.
+
+    To compare with programs that work on 0..255, multiply the squared kind by 255^2 and the
+    isotropic one by 255; see `docs/losses.md`.
 
     Args:
-      images: `(..., H, W, 3)` in [0, 1].
+      images: `(..., H, W, 3)`.
       kind: `"squared"`, `sum dx^2 + dy^2` over all neighbours, what the released programs of
         both papers regularise with; or `"isotropic"`, `sum sqrt(dx^2 + dy^2)` over the positions
         that have both neighbours (Rudin, Osher & Fatemi 1992), which leaves edges sharp.
-
-    Returns:
-      `(...)`, at least 0.  To compare with programs that work on 0..255, multiply the squared
-      kind by 255^2 and the isotropic one by 255; see `docs/losses.md`.
     """
     _check_floating("images", images, 3)
     images = _float32(images)

@@ -1,8 +1,8 @@
 """How far a picture is from the true one: PSNR and SSIM, as super-resolution reports them.
 
-Images are `(..., H, W, C)` in [0, 1]; the result is one float32 value per image, shape `(...)`.
-The field's convention is `y_psnr_ssim`: on the luma of 8 bits, without a border as wide as the
-factor.
+Images and references are `(..., H, W, C)` in [0, 1], of the same shape, or `ValueError` is raised;
+the result is one float32 value per image, shape `(...)`.  The field's convention is `y_psnr_ssim`:
+on the luma of 8 bits, without a border as wide as the factor.
 """
 
 import jax
@@ -32,34 +32,16 @@ def luma(images: ArrayLike) -> jax.Array:
 
 
 def psnr(images: ArrayLike, references: ArrayLike) -> jax.Array:
-    """Peak signal-to-noise ratio, `-10 log10(mean (x - y)^2)` dB for a peak of 1.
-
-    Args:
-      images: `(..., H, W, C)` in [0, 1].
-      references: the same shape.
-
-    Returns:
-      `(...)`; infinite for equal images.
-    """
+    """Peak signal-to-noise ratio, `-10 log10(mean (x - y)^2)` dB; infinite for equal images."""
     images, references = _pair(images, references)
     return -10.0 * jnp.log10(jnp.mean(jnp.square(images - references), axis=(-3, -2, -1)))
 
 
 def ssim(images: ArrayLike, references: ArrayLike) -> jax.Array:
-    """Structural similarity (Wang et al. 2004, eq. 13), mean over positions and channels.
+    """Structural similarity, at most 1 (Wang et al. 2004, eq. 13).
 
-    Over the positions whose 11x11 Gaussian window lies within the image; covariances are the
-    population's.
-
-    Args:
-      images: `(..., H, W, C)` in [0, 1], both sides 11 or more.
-      references: the same shape.
-
-    Returns:
-      `(...)`, at most 1.
-
-    Raises:
-      ValueError: shapes that differ, or a side shorter than the window.
+    Mean over channels and the positions whose 11x11 Gaussian window lies within the image, so that
+    both sides must be 11 or more; covariances are the population's.
     """
     images, references = _pair(images, references)
     if any(side < _WINDOW for side in images.shape[-3:-1]):
@@ -84,18 +66,9 @@ def ssim(images: ArrayLike, references: ArrayLike) -> jax.Array:
 def y_psnr_ssim(
     images: ArrayLike, references: ArrayLike, *, border: int
 ) -> tuple[jax.Array, jax.Array]:
-    """PSNR and SSIM of the luma as files of 8 bits have it.
+    """PSNR in dB and SSIM of the luma of RGB images as files of 8 bits have it.
 
-    Args:
-      images: `(..., H, W, 3)` in [0, 1].
-      references: the same shape.
-      border: pixels left out at each side; the field takes the factor of super-resolution.
-
-    Returns:
-      PSNR in dB and SSIM, each `(...)`.
-
-    Raises:
-      ValueError: as `psnr` and `ssim`.
+    `border` pixels are left out at each side; the field takes the factor of super-resolution.
     """
 
     def prepared(pictures: jax.Array) -> jax.Array:

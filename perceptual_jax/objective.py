@@ -1,8 +1,7 @@
 """What is minimised: features, losses and weights put together into one number and its terms.
 
-An `Objective` says which layers count, how much, and in which paper's formulation.  The photo's
-features and the painting's Gram matrices are computed once by `targets`; `evaluate` then gives, for
-every image, the total and each named term that it is the sum of.
+The photo's features and the painting's Gram matrices are computed once by `targets`; `evaluate`
+then gives, for every image, the total and each named term that it is the sum of.
 
 The formulations differ in what a weight means (`docs/losses.md` has the table):
 
@@ -18,7 +17,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +25,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from perceptual_jax import losses, vgg
-from perceptual_jax.ops.checks import as_images
+from perceptual_jax.ops.checks import as_images, check_settings, setting
 
 FORMULATIONS = ("gatys", "johnson", "johnson_code")
-
-
-def _setting(default: Any, help: str, **metadata: Any) -> Any:
-    """A field that people set: its meaning stands here, and nowhere else."""
-    return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,34 +37,38 @@ class Objective:
     The weights are ratios: all of them times one factor give the same picture.
 
     Attributes:
-      formulation: `"gatys"`, `"johnson"` or `"johnson_code"`.
       style_layer_weights: w_l for each style layer; None for the formulation's own: 1/L for
         `gatys` (2015, section "Methods"), 1 for the others.
       dtype: what the convolutions compute in, `"float32"` or `"bfloat16"`.
     """
 
-    formulation: str = "gatys"
-    content_layers: tuple[str, ...] = _setting(
-        (), "Layers at which the result resembles the photo."
+    formulation: str = setting("", default="gatys", choices=FORMULATIONS)
+    content_layers: tuple[str, ...] = setting(
+        "Layers at which the result resembles the photo.", default=()
     )
-    style_layers: tuple[str, ...] = _setting(
-        (), "Layers at which the result resembles the painting; each counts as much."
+    style_layers: tuple[str, ...] = setting(
+        "Layers at which the result resembles the painting; each counts as much.", default=()
     )
-    content_weight: float = _setting(1.0, "alpha, lambda_c: factor of the content loss.")
-    style_weight: float = _setting(1.0, "beta, lambda_s: factor of the style loss.")
-    tv_weight: float = _setting(
-        0.0, "Factor of the squared total variation of pixels in 0..255: higher is smoother."
+    content_weight: float = setting(
+        "alpha, lambda_c: factor of the content loss.", default=1.0, least=0
     )
-    range_weight: float = _setting(
-        0.0,
+    style_weight: float = setting("beta, lambda_s: factor of the style loss.", default=1.0, least=0)
+    tv_weight: float = setting(
+        "Factor of the squared total variation of pixels in 0..255: higher is smoother.",
+        default=0.0,
+        least=0,
+    )
+    range_weight: float = setting(
         "Factor of the squared distance of pixels from 0..255, into which they are clipped when "
         "the picture is written. Not in the papers; without it clipping raises the objective, and "
         "shows as grain.",
+        default=0.0,
+        least=0,
     )
-    pooling: str = _setting(
-        "max",
+    pooling: str = setting(
         "VGG's pooling: max as trained, avg as in Gatys et al. 2015.",
-        choices=vgg.POOLINGS,
+        default="max",
+        choices=tuple(vgg.POOLINGS),
     )
     style_layer_weights: tuple[float, ...] | None = None
     dtype: str = "float32"
@@ -84,14 +82,7 @@ class Objective:
             if value is not None:
                 entries = value.tolist() if isinstance(value, np.ndarray) else value
                 object.__setattr__(self, name, tuple(entries))
-        if self.formulation not in FORMULATIONS:
-            raise ValueError(f"formulation must be one of {FORMULATIONS}, got {self.formulation!r}")
-        if self.pooling not in vgg.POOLINGS:
-            raise ValueError(f"pooling must be 'max' or 'avg', got {self.pooling!r}")
-        for name in ("content_weight", "style_weight", "tv_weight", "range_weight"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
+        check_settings(self)
         weights = self.style_layer_weights
         if weights is not None and len(weights) != len(self.style_layers):
             raise ValueError(
@@ -293,9 +284,10 @@ def evaluate(
     content_loss = (
         losses.gatys_content if objective.formulation == "gatys" else losses.feature_reconstruction
     )
-    raw = {}
-    for layer in objective.content_layers:
-        raw[f"content/{layer}"] = content_loss(found[layer], targets.content[layer])
+    raw = {
+        f"content/{layer}": content_loss(found[layer], targets.content[layer])
+        for layer in objective.content_layers
+    }
     for layer in objective.style_layers:
         raw[f"style/{layer}"] = _style_term(
             objective, found[layer], targets.style[layer], targets.regions.get(layer)

@@ -21,7 +21,11 @@ from perceptual_jax.ops.conv import FrozenKernel
 
 Params = Mapping[str, Mapping[str, Any]]
 
-POOLINGS = ("max", "avg")
+# Of each the plain form, and the one for reverse mode alone.
+POOLINGS = {
+    "max": (pool.max_pool, pool.max_pool_reverse),
+    "avg": (pool.average_pool, pool.average_pool_reverse),
+}
 
 
 def layer_names(params: Params) -> list[str]:
@@ -152,10 +156,8 @@ def features(
             x = x + layer["bias"].reshape(1, 1, 1, -1)
         elif name.startswith("relu"):
             x = jax.nn.relu(x)
-        elif pooling == "avg":
-            x = (pool.average_pool_reverse if frozen else pool.average_pool)(x)
         else:
-            x = (pool.max_pool_reverse if frozen else pool.max_pool)(x)
+            x = POOLINGS[pooling][frozen](x)
         if name in layers:
             found[name] = x
     return {name: x.reshape(*batch, *x.shape[1:]) for name, x in found.items()}
@@ -172,14 +174,8 @@ def normalize_filters(
 
     Args:
       params: VGG parameters.
-      photos: each `(H, W, 3)` in [0, 1]; few sizes, since every new one is compiled.
+      photos: one or more, `(H, W, 3)` in [0, 1]; of few sizes, since every new one is compiled.
       pooling: with which the network will be used.
-
-    Returns:
-      Parameters of the same shapes.
-
-    Raises:
-      ValueError: no photos.
     """
     layers = [name for name in layer_names(params) if name.startswith("relu")]
 

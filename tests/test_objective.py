@@ -372,7 +372,7 @@ class TestObjective:
         ("wrong", "told"),
         [
             ({"formulation": "huang"}, r"\('gatys', 'johnson', 'johnson_code'\), got 'huang'"),
-            ({"pooling": "mean"}, "'max' or 'avg', got 'mean'"),
+            ({"pooling": "mean"}, r"pooling must be one of \('max', 'avg'\), got 'mean'"),
             ({"content_weight": -1.0}, "content_weight must be a finite number of at least 0"),
             ({"style_weight": float("nan")}, "style_weight must be .* got nan"),
             ({"tv_weight": float("inf")}, "tv_weight must be .* got inf"),

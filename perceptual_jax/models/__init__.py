@@ -1,33 +1,17 @@
 """Image transformation networks, and how they are applied to pictures of any size."""
 
+from perceptual_jax.models.networks import StyleNetwork as StyleNetwork
+from perceptual_jax.models.networks import SuperResolutionNetwork as SuperResolutionNetwork
+from perceptual_jax.models.networks import paper_style_network as paper_style_network
 from perceptual_jax.models.networks import (
-    StyleNetwork,
-    SuperResolutionNetwork,
-    paper_style_network,
-    paper_super_resolution_network,
+    paper_super_resolution_network as paper_super_resolution_network,
 )
-from perceptual_jax.models.stylization import (
-    blend_regions,
-    blend_with_photo,
-    stylize,
-    stylize_regions,
-    stylize_tiles,
-)
-from perceptual_jax.models.super_resolution import enlarge, enlarge_tiles, match_input
-from perceptual_jax.models.tiling import assemble
-
-__all__ = [
-    "StyleNetwork",
-    "SuperResolutionNetwork",
-    "assemble",
-    "blend_regions",
-    "blend_with_photo",
-    "enlarge",
-    "enlarge_tiles",
-    "match_input",
-    "paper_style_network",
-    "paper_super_resolution_network",
-    "stylize",
-    "stylize_regions",
-    "stylize_tiles",
-]
+from perceptual_jax.models.stylization import blend_regions as blend_regions
+from perceptual_jax.models.stylization import blend_with_photo as blend_with_photo
+from perceptual_jax.models.stylization import stylize as stylize
+from perceptual_jax.models.stylization import stylize_regions as stylize_regions
+from perceptual_jax.models.stylization import stylize_tiles as stylize_tiles
+from perceptual_jax.models.super_resolution import enlarge as enlarge
+from perceptual_jax.models.super_resolution import enlarge_tiles as enlarge_tiles
+from perceptual_jax.models.super_resolution import match_input as match_input
+from perceptual_jax.models.tiling import assemble as assemble

@@ -150,11 +150,9 @@ class Residual(nn.Module):
     def __call__(self, x: jax.Array, style_weights: Any = None) -> jax.Array:
         features = x.shape[-1]
         options: dict[str, Any] = {"train": self.train, "dtype": self.dtype}
-        convolution = functools.partial(Convolution, features, padding=self.padding, **options)
-        normalization = functools.partial(Normalization, self.normalization, self.styles, **options)
-        y = conv_norm_relu(
-            x, convolution(name="conv1"), normalization(name="norm1"), style_weights=style_weights
-        )
-        y = normalization(name="norm2")(convolution(name="conv2")(y), style_weights)
+        conv = functools.partial(Convolution, features, padding=self.padding, **options)
+        norm = functools.partial(Normalization, self.normalization, self.styles, **options)
+        y = conv_norm_relu(x, conv(name="conv1"), norm(name="norm1"), style_weights=style_weights)
+        y = norm(name="norm2")(conv(name="conv2")(y), style_weights)
         lost = (x.shape[1] - y.shape[1]) // 2
         return x[:, lost : x.shape[1] - lost, lost : x.shape[2] - lost] + y

@@ -1,7 +1,8 @@
 """Image transformation networks (Johnson et al. 2016), as Flax Linen modules.
 
-Images are `(N, H, W, 3)`, RGB, in [0, 1], on both sides, of any height and width; outputs are not
-clipped. The fields of a module are numbers and names only, so that a file can hold them.
+Images are `(N, H, W, 3)`, RGB, in [0, 1], on both sides, of any height and width; outputs are
+float32 and not clipped. The fields of a module are numbers and names only, so that a file can hold
+them.
 
 The defaults depart from the paper, whose forms are options: instance normalisation instead of batch
 normalisation (Ulyanov et al. 2016), with a row of parameters for each style (conditional instance
@@ -11,7 +12,6 @@ linear output, since a tanh saturates before it has learnt.
 """
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,24 +29,14 @@ from perceptual_jax.models.layers import (
     conv_norm_relu,
 )
 from perceptual_jax.ops import pad
-from perceptual_jax.ops.checks import as_images
+from perceptual_jax.ops.checks import as_images, check_settings, setting
 
 FACTORS = (4, 8)
 
 _OUTPUTS = ("linear", "tanh")
-_STYLE_CHOICES: dict[str, Sequence[Any]] = {
-    "normalization": NORMALIZATIONS,
-    "upsampling": tuple(UPSAMPLINGS),
-    "padding": ("reflect", "once"),
-    "output": _OUTPUTS,
-}
-_SUPER_RESOLUTION_CHOICES: dict[str, Sequence[Any]] = {
-    "factor": FACTORS,
-    "normalization": ("none", "batch"),
-    "upsampling": tuple(UPSAMPLINGS),
-    "padding": ("reflect", "zeros"),
-    "output": _OUTPUTS,
-}
+
+# What departs from our defaults in both of the paper's networks.
+_OF_PAPER: dict[str, Any] = {"normalization": "batch", "upsampling": "transposed", "output": "tanh"}
 
 # The paper pads once: five unpadded residual blocks take away 40 pixels on each side.
 _PAPER_PADDING = 40
@@ -78,31 +68,28 @@ class StyleNetwork(nn.Module):
     styles: int = 1
     width: int = 32
     residual_blocks: int = 5
-    normalization: str = "instance"
-    upsampling: str = "nearest"
-    padding: str = "reflect"
-    output: str = "linear"
+    normalization: str = setting("", default="instance", choices=NORMALIZATIONS)
+    upsampling: str = setting("", default="nearest", choices=tuple(UPSAMPLINGS))
+    padding: str = setting("", default="reflect", choices=("reflect", "once"))
+    output: str = setting("", default="linear", choices=_OUTPUTS)
     dtype: str = "float32"
 
     @nn.compact
     def __call__(
         self, images: jax.Array, style_weights: Any = None, *, train: bool = False
     ) -> jax.Array:
-        """Stylises images.
+        """Stylises images `(N, H, W, 3)`.
 
         Args:
-          images: `(N, H, W, 3)` in [0, 1].
+          images: in [0, 1]; the result is float32, and not clipped.
           style_weights: of each style, `(styles,)` or `(N, styles)`; needed for several styles.
           train: whether gradients are fast, for reverse mode only, and batch normalisation uses the
             statistics of the batch and updates the running ones in the collection `batch_stats`.
 
-        Returns:
-          `(N, H, W, 3)` float32, not clipped.
-
         Raises:
           ValueError: options, images or weights that do not fit.
         """
-        _check_choices(self, _STYLE_CHOICES)
+        check_settings(self)
         if self.normalization != "instance" and self.styles != 1:
             raise ValueError("several styles need normalization='instance'")
         once = self.padding == "once"
@@ -113,17 +100,10 @@ class StyleNetwork(nn.Module):
         weights = _style_weights(style_weights, count, self.styles)
 
         options: dict[str, Any] = {"train": train, "dtype": self.dtype}
-        conv: Any = functools.partial(
-            Convolution, padding="zeros" if once else "reflect", **options
-        )
+        outer, inner = ("zeros", "none") if once else ("reflect", "reflect")
+        conv: Any = functools.partial(Convolution, padding=outer, **options)
         norm = functools.partial(Normalization, self.normalization, self.styles, **options)
-        residual = functools.partial(
-            Residual,
-            self.normalization,
-            self.styles,
-            padding="none" if once else "reflect",
-            **options,
-        )
+        residual = functools.partial(Residual, self.normalization, self.styles, inner, **options)
         layer = functools.partial(conv_norm_relu, style_weights=weights)
 
         x = _centred(images).astype(self.dtype)
@@ -143,13 +123,7 @@ class StyleNetwork(nn.Module):
 
 def paper_style_network(*, styles: int = 1) -> StyleNetwork:
     """The style network exactly as in the supplement of Johnson et al. 2016."""
-    return StyleNetwork(
-        styles=styles,
-        normalization="batch",
-        upsampling="transposed",
-        padding="once",
-        output="tanh",
-    )
+    return StyleNetwork(styles=styles, **_OF_PAPER, padding="once")
 
 
 class SuperResolutionNetwork(nn.Module):
@@ -171,31 +145,24 @@ class SuperResolutionNetwork(nn.Module):
       dtype: of the convolutions; parameters are float32.
     """
 
-    factor: int = 4
+    factor: int = setting("", default=4, choices=FACTORS)
     width: int = 64
     residual_blocks: int = 4
-    normalization: str = "none"
-    upsampling: str = "nearest"
-    padding: str = "reflect"
-    output: str = "linear"
+    normalization: str = setting("", default="none", choices=("none", "batch"))
+    upsampling: str = setting("", default="nearest", choices=tuple(UPSAMPLINGS))
+    padding: str = setting("", default="reflect", choices=("reflect", "zeros"))
+    output: str = setting("", default="linear", choices=_OUTPUTS)
     skip: bool = True
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """Enlarges images.
-
-        Args:
-          images: `(N, H, W, 3)` in [0, 1].
-          train: as of `StyleNetwork`.
-
-        Returns:
-          `(N, factor H, factor W, 3)` float32, not clipped.
+        """Enlarges images `(N, H, W, 3)` by the factor; `train` is that of `StyleNetwork`.
 
         Raises:
           ValueError: options or images that do not fit.
         """
-        _check_choices(self, _SUPER_RESOLUTION_CHOICES)
+        check_settings(self)
         if self.skip and self.output != "linear":
             raise ValueError("skip=True needs output='linear'")
         images = _checked_images(images, least=smallest_side(self))
@@ -221,14 +188,7 @@ class SuperResolutionNetwork(nn.Module):
 
 def paper_super_resolution_network(factor: int) -> SuperResolutionNetwork:
     """The network for x4 or x8 exactly as in the supplement of Johnson et al. 2016."""
-    return SuperResolutionNetwork(
-        factor=factor,
-        normalization="batch",
-        upsampling="transposed",
-        padding="zeros",
-        output="tanh",
-        skip=False,
-    )
+    return SuperResolutionNetwork(factor=factor, **_OF_PAPER, padding="zeros", skip=False)
 
 
 Network = StyleNetwork | SuperResolutionNetwork
@@ -239,9 +199,9 @@ def transform(
 ) -> jax.Array:
     """Applies a network to images `(..., H, W, 3)` in [0, 1], and clips the result to [0, 1]."""
     images = as_images(images)
-    *batch, height, width, channels = images.shape
+    batch = images.shape[:-3]
     if len(batch) != 1:
-        images = images.reshape(math.prod(batch), height, width, channels)
+        images = images.reshape(-1, *images.shape[-3:])
     outputs: Any = network.apply(variables, images, *inputs)
     outputs = jnp.clip(outputs, 0.0, 1.0)
     # No reshape where none is needed: JAX does not know how to for every way to shard a batch.
@@ -274,12 +234,6 @@ def _checked_images(images: Any, *, least: int) -> jax.Array:
     return images.astype(jnp.float32)
 
 
-def _check_choices(network: Network, choices: Mapping[str, Sequence[Any]]) -> None:
-    for name, known in choices.items():
-        if (value := getattr(network, name)) not in known:
-            raise ValueError(f"{name} must be one of {known}, got {value!r}")
-
-
 def _style_weights(weights: Any, count: int, styles: int) -> jax.Array:
     """`(N, styles)` in float32."""
     if weights is None:
@@ -309,10 +263,8 @@ def initial_variables(network: Network, seed: int) -> Any:
     """Random variables from which a training starts."""
     side = max(64, smallest_side(network))
     images = np.zeros((1, side, side, 3), np.float32)
-    inputs: tuple[np.ndarray, ...] = (images,)
-    if isinstance(network, StyleNetwork):
-        inputs = (images, np.ones(network.styles, np.float32))
-    return jax.jit(network.init)(jax.random.key(seed), *inputs)
+    weights = [np.ones(network.styles, np.float32)] if isinstance(network, StyleNetwork) else []
+    return jax.jit(network.init)(jax.random.key(seed), images, *weights)
 
 
 def describe(network: nn.Module) -> dict[str, Any]:

@@ -71,10 +71,8 @@ def stylize_tiles(
     statistics of instance normalisation, which are estimated from windows spread over it.
 
     Args:
-      variables: of the network.
+      variables: as for `stylize`, and so are `network` and `style_weights`.
       image: `(H, W, 3)` in [0, 1].
-      network: the network.
-      style_weights: as for `stylize`.
       tile: largest side that is computed at once, in pixels, a multiple of 4.
 
     Yields:
@@ -88,14 +86,8 @@ def stylize_tiles(
         windows = _windows(image, tile)
         statistics = _pooled_statistics(variables, windows, style_weights, network=network)
         variables = {**variables, "statistics": statistics}
-    variables = jax.device_put(variables)
-    yield from tiling.computed(
-        image,
-        parts,
-        lambda window: stylize_batch(
-            variables, window, network=network, style_weights=style_weights
-        ),
-    )
+    apply = functools.partial(stylize_batch, network=network, style_weights=style_weights)
+    yield from tiling.computed(image, parts, functools.partial(apply, jax.device_put(variables)))
 
 
 def stylize_regions(
@@ -109,19 +101,8 @@ def stylize_regions(
 ) -> Iterator[Tile]:
     """`stylize_tiles` of a picture whose regions have different styles.
 
-    Args:
-      variables: of the network.
-      image: `(H, W, 3)` in [0, 1].
-      masks: of the regions, each `(H, W)`, as for `blend_regions`.
-      network: the network.
-      style_weights: for each region, `(styles,)`.
-      tile: as for `stylize_tiles`.
-
-    Yields:
-      As `stylize_tiles`.
-
-    Raises:
-      ValueError: as `stylize` and `tiling.tiles`; or there are more masks than weights, or fewer.
+    Beside what that takes: `masks` of the regions, each `(H, W)`, as for `blend_regions`, and as
+    many `style_weights`, each `(styles,)`.
     """
     pictures = [
         stylize_tiles(variables, image, network=network, style_weights=weights, tile=tile)
@@ -145,9 +126,6 @@ def blend_regions(
       masks: how much of its style each pixel of a region has, `(..., H, W)` in [0, 1]. Where they
         add up to less than 1, the rest is the photo; where they add up to more, they are divided
         by their sum.
-
-    Returns:
-      `(..., H, W, 3)`.
     """
     image, *stylized = (as_images(x).astype(jnp.float32) for x in (image, *stylized))
     masks = [jnp.asarray(mask, jnp.float32) for mask in masks]
@@ -166,19 +144,13 @@ def blend_with_photo(
     """A stylised picture with as much of the photo as is wanted; a pure function.
 
     Args:
-      stylized: the stylised photo, `(H, W, 3)` in [0, 1].
-      photo: `(H, W, 3)` in [0, 1].
+      stylized: the stylised photo, `(H, W, 3)` in [0, 1], as is the result.
+      photo: of the same shape.
       keep_colors: `"none"` for the colours of the style. `"luminance"` for those of the photo, of
         which the style changes light and dark alone. `"histogram"` for the mean and covariance of
         the photo's colours, which are those of the whole picture, so that parts of one cannot be
         blended by themselves.
       strength: from 0, the photo, to 1, the full style.
-
-    Returns:
-      `(H, W, 3)` in [0, 1].
-
-    Raises:
-      ValueError: an unknown way to keep colours.
     """
     stylized, photo = (as_images(x).astype(jnp.float32) for x in (stylized, photo))
     if keep_colors == "luminance":

@@ -3,6 +3,7 @@
 `enlarge` is a pure function of arrays; `enlarge_tiles` computes a large picture part by part.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,9 +48,8 @@ def enlarge_tiles(
     """One picture of any size, in as much memory as a tile takes; the same pixels as `enlarge`.
 
     Args:
-      variables: of the network.
+      variables: as for `enlarge`, and so is `network`.
       image: `(H, W, 3)` in [0, 1].
-      network: the network.
       tile: largest side that is enlarged at once, in pixels of `image`.
 
     Yields:
@@ -58,13 +58,9 @@ def enlarge_tiles(
     Raises:
       ValueError: as `enlarge` and `tiling.tiles`.
     """
-    variables = jax.device_put(variables)
-    yield from tiling.computed(
-        image,
-        tiling.tiles(image.shape[:2], network, tile),
-        lambda window: enlarge_batch(variables, window, network=network),
-        scale=network.factor,
-    )
+    parts = tiling.tiles(image.shape[:2], network, tile)
+    apply = functools.partial(enlarge_batch, jax.device_put(variables), network=network)
+    yield from tiling.computed(image, parts, apply, scale=network.factor)
 
 
 def match_input(
@@ -79,8 +75,7 @@ def match_input(
         input (Johnson et al. 2016, section 4.2).
 
     Returns:
-      The shape of `enlarged`. It may be a view that cannot be written to: NumPy arrays, since a
-      copy of a large picture takes much memory.
+      The shape of `enlarged`; it may be a view that cannot be written to.
     """
     if match_histogram:
         enlarged = np.asarray(_match_histogram(enlarged, image))

@@ -52,15 +52,10 @@ def spans(length: int, tile: int, margin: int, *, grid: int = 1) -> list[Span]:
     inner = length - 2 * margin
     count = math.ceil(inner / (tile - 2 * margin))
     tile = math.ceil((math.ceil(inner / count) + 2 * margin) / grid) * grid
-    found: list[Span] = []
-    kept = 0
-    while True:
-        start = max(0, kept - margin)
-        if start + tile >= length:
-            start = (length - tile) // grid * grid
-            return [*found, Span(start, length, kept, length)]
-        found.append(Span(start, start + tile, kept, start + tile - margin))
-        kept = start + tile - margin
+    starts = [*range(0, length - tile, tile - 2 * margin), (length - tile) // grid * grid]
+    stops = [*(start + tile for start in starts[:-1]), length]
+    borders = [stop - margin for stop in stops[:-1]]
+    return list(map(Span, starts, stops, [0, *borders], [*borders, length]))
 
 
 def reach(network: Network) -> int:
@@ -80,15 +75,10 @@ def reach(network: Network) -> int:
 
 
 def tiles(height_width: Sequence[int], network: Network, tile: int) -> list[tuple[Span, Span]]:
-    """The tiles in which a network computes a picture, `(rows, columns)` of each.
+    """The tiles in which a network computes a picture, rows and columns, from the top left.
 
-    Args:
-      height_width: of the picture.
-      network: decides how wide the margins are, and on which grid tiles start.
-      tile: largest side of a tile, in pixels.
-
-    Returns:
-      From the top left, row by row.
+    Their largest side is `tile` pixels; the network decides how wide the margins are, and on which
+    grid tiles start.
 
     Raises:
       ValueError: the tile is not a multiple of the grid, or not larger than twice the reach.
@@ -109,16 +99,9 @@ def computed(
     *,
     scale: int = 1,
 ) -> Iterator[Tile]:
-    """Applies a function to the tiles of a picture, and cuts off their margins.
+    """Applies a function to the tiles of a picture `(H, W, C)`, and cuts off their margins.
 
-    Args:
-      image: `(H, W, C)`.
-      parts: its `tiles`.
-      compute: from a batch of one tile, `(1, h, w, C)`, to `(1, scale h, scale w, C)`.
-      scale: by which the result is larger than the picture.
-
-    Yields:
-      Each pixel of the result once.
+    The function takes a batch of one tile, `(1, h, w, C)`, to `(1, scale h, scale w, C)`.
     """
     for row, column in parts:
         window = image[None, row.start : row.stop, column.start : column.stop]

@@ -16,16 +16,11 @@ _ONEDNN_VERSIONS = ((0, 12),)
 
 
 def use_matrix_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Lets convolutions in bfloat16 use a CPU's matrix units, where it has some and jax can.
+    """Lets convolutions in bfloat16 use a CPU's matrix units, and says whether they will.
 
     For the whole process, and before JAX's first computation: XLA reads its options only once.
-    What is compiled so cannot be kept in JAX's compilation cache.
-
-    Args:
-      cpuinfo: where Linux lists what the processor has.
-
-    Returns:
-      Whether they will be used.
+    What is compiled so cannot be kept in JAX's compilation cache.  `cpuinfo` is where Linux lists
+    what the processor has.
     """
     try:
         has_units = " amx_bf16" in cpuinfo.read_text(encoding="utf-8")

@@ -1,10 +1,11 @@
-"""What an array has to be to be taken for images: `(..., H, W, C)`, floating, in [0, 1]."""
+"""Checks of what comes from outside: images, and the settings of a dataclass."""
 
+import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 # The slack lets images under optimisation pass, which stray a little out of [0, 1], and still
@@ -13,17 +14,10 @@ _LOWEST, _HIGHEST = -0.5, 1.5
 
 
 def as_images(images: ArrayLike, *, channels: int | None = 3) -> jax.Array:
-    """Images as an array of JAX, checked.
+    """Images as a JAX array, `(..., H, W, channels)`, checked; None takes any number of channels.
 
     The values are looked at where they are known, which inside of `jax.jit` and the other
     transformations they are not; layout and dtype are looked at always.
-
-    Args:
-      images: JAX's or NumPy's.
-      channels: of the last axis; None for any number.
-
-    Returns:
-      `(..., H, W, C)`, of the dtype that it had.
 
     Raises:
       ValueError: another layout, integers, or values outside of [0, 1]; says what to pass instead.
@@ -47,12 +41,11 @@ def as_images(images: ArrayLike, *, channels: int | None = 3) -> jax.Array:
     return jnp.asarray(images)
 
 
-def _check_range(images: ArrayLike) -> None:
+def _check_range(images: Any) -> None:
     # Where the array is: two numbers come back from the device, and not the array.
     # A trace that is under way, of a function that closes over the images, stays out of it.
     with jax.ensure_compile_time_eval():
-        extremes = _extremes(images) if isinstance(images, jax.Array) else _numpy_extremes(images)
-        low, high = map(float, extremes)
+        low, high = float(images.min()), float(images.max())
     if not (low >= _LOWEST and high <= _HIGHEST):  # NaN included
         raise ValueError(
             f"images must lie in [0, 1], got values from {low:.4g} to {high:.4g}: pass "
@@ -61,11 +54,17 @@ def _check_range(images: ArrayLike) -> None:
         )
 
 
-@jax.jit
-def _extremes(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jnp.min(images), jnp.max(images)
+def setting(text: str, *, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
+    """A dataclass's field with its limits, `choices` or `least`, and its help text, or `""`."""
+    return dataclasses.field(default=default, metadata={"help": text, **limits} if text else limits)
 
 
-def _numpy_extremes(images: Any) -> tuple[Any, Any]:
-    array = np.asarray(images)
-    return array.min(), array.max()
+def check_settings(config: Any) -> None:
+    """Raises `ValueError` unless every field of a dataclass is within its limits, or None."""
+    for field in dataclasses.fields(config):
+        value, limits = getattr(config, field.name), field.metadata
+        if "choices" in limits and value not in limits["choices"]:
+            raise ValueError(f"{field.name} must be one of {limits['choices']}, got {value!r}")
+        if "least" in limits and value is not None and not limits["least"] <= value < math.inf:
+            kind = "a finite number of at least" if isinstance(value, float) else "at least"
+            raise ValueError(f"{field.name} must be {kind} {limits['least']}, got {value}")

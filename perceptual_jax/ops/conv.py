@@ -91,23 +91,14 @@ def _with_a_fourth_input(images: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def adjoint(kernel: Any) -> Any:
-    """The kernel of the image gradient: flipped in space, input and output channels swapped.
-
-    A view, of a NumPy array.
-    """
+    """The kernel of the image gradient: flipped in space, input and output channels swapped."""
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
 def conv2d_reverse(images: jax.Array, kernel: jax.Array, *, padding: str = "SAME") -> jax.Array:
     """`fast_conv2d` with gradients that are fast in a compiled loop; reverse mode only.
 
-    Args:
-      images: `(N, H, W, C_in)`, float.
-      kernel: `(kH, kW, C_in, C_out)` of the same dtype; odd sides for `"SAME"`.
-      padding: `"SAME"` (zeros) or `"VALID"`.
-
-    Returns:
-      `(N, H', W', C_out)`.
+    Arguments as of `conv2d`, with `"SAME"` or `"VALID"` for the padding.
 
     Raises:
       ValueError: an even kernel with `"SAME"`, whose image gradient would be shifted.
@@ -223,9 +214,7 @@ class FrozenKernel(NamedTuple):
 def freeze(kernel: Any, *, dtype: Any = jnp.float32) -> FrozenKernel:
     """A kernel `(kH, kW, C_in, C_out)`, odd sides, prepared for this process's default backend.
 
-    Args:
-      kernel: NumPy's or JAX's.
-      dtype: of the images that `frozen_conv2d` will get.
+    `dtype` is that of the images that `frozen_conv2d` will get.
     """
     if jax.default_backend() == "cpu" and is_fast(np.shape(kernel), dtype):
         return FrozenKernel(transform_kernel(kernel), transform_kernel(adjoint(kernel)))
@@ -237,15 +226,8 @@ def freeze(kernel: Any, *, dtype: Any = jnp.float32) -> FrozenKernel:
 def frozen_conv2d(images: jax.Array, kernel: FrozenKernel) -> jax.Array:
     """`conv2d`, padding `"SAME"`; reverse mode only, and the kernel's gradient is zero.
 
-    Args:
-      images: `(N, H, W, C_in)`, of the dtype that the kernel was frozen for.
-      kernel: `freeze(kernel)`.
-
-    Returns:
-      `(N, H, W, C_out)`.
-
     Raises:
-      ValueError: images of another dtype, where that matters.
+      ValueError: images of another dtype than the kernel was frozen for, where that matters.
     """
     return _in_its_form(images, kernel.kernel)
 

@@ -25,11 +25,7 @@ def edge_pad(images: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def reflect_pad_reverse(images: jax.Array, margin: int) -> jax.Array:
-    """`reflect_pad`, reverse mode only.
-
-    JAX's own gradient adds each of the four margins in a pass over the whole image; this takes two
-    passes.
-    """
+    """`reflect_pad`, reverse mode only, with a gradient of two passes over the image, not four."""
     return reflect_pad(images, margin)
 
 

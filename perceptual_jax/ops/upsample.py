@@ -1,8 +1,9 @@
 """Convolutions that double height and width, `(N, H, W, C_in) -> (N, 2 H, 2 W, C_out)`.
 
 Each is computed at the lower resolution, as a convolution for every one of the four phases of the
-output's positions.  Which convolution that is decides how the whole can be differentiated:
-`conv.fast_conv2d` both ways, `conv.conv2d_reverse` in reverse mode, faster.
+output's positions.  Which `conv2d` that is decides how the whole can be differentiated:
+`conv.fast_conv2d` both ways, `conv.conv2d_reverse` in reverse mode, faster.  Kernels are
+`(3, 3, C_in, C_out)`.
 """
 
 from collections.abc import Callable
@@ -28,15 +29,9 @@ def nearest_conv2d(
     """Repeats pixels, pads by reflection, convolves 3x3, with 4/9 of the products of these steps.
 
     Reflecting the enlarged image is repeating the border of the small one.
-
-    Args:
-      images: `(N, H, W, C_in)`.
-      kernel: `(3, 3, C_in, C_out)`.
-      conv2d: see the module's head.
     """
     height, width = images.shape[1:3]
-    padded = edge_pad(images)
-    phases = _phases(padded, kernel, _NEAREST_TAPS, conv2d)
+    phases = _phases(edge_pad(images), kernel, _NEAREST_TAPS, conv2d)
     return _interleave(
         [[phases[:, y : y + height, x : x + width, y, x] for x in (0, 1)] for y in (0, 1)]
     )
@@ -48,15 +43,9 @@ def transposed_conv2d(
     """Transposed 3x3 convolution of stride 2.
 
     The adjoint of the stride-2 convolution with a padding of 1, and one more row and column at the
-    end (PyTorch's `padding=1, output_padding=1`, with the kernel as it multiplies the outputs).
-    The weight gradient of a convolution of a dilated image would be many times slower than its
-    forward pass.
-
-    Args:
-      images: `(N, H, W, C_in)`.
-      kernel: `(3, 3, C_in, C_out)`; its tap (k, l) goes to output position (2 i - 1 + k,
-        2 j - 1 + l).
-      conv2d: see the module's head.
+    end (PyTorch's `padding=1, output_padding=1`, with the kernel as it multiplies the outputs): tap
+    (k, l) goes to output position (2 i - 1 + k, 2 j - 1 + l).  The weight gradient of a convolution
+    of a dilated image would be slow.
     """
     padded = jnp.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)))
     phases = _phases(padded, kernel, _TRANSPOSED_TAPS, conv2d)
@@ -68,11 +57,8 @@ def subpixel_conv2d(
 ) -> jax.Array:
     """A 3x3 convolution, padded by reflection, gives four pixels each (Shi et al. 2016).
 
-    Args:
-      images: `(N, H, W, C_in)`, sides of 2 or more.
-      kernel: `(3, 3, C_in, 4 C_out)`, the output's channels of the four pixels one after the other:
-        top left, top right, bottom left, bottom right.
-      conv2d: see the module's head.
+    Sides are 2 or more.  The kernel is `(3, 3, C_in, 4 C_out)`, the output's channels of the four
+    pixels one after the other: top left, top right, bottom left, bottom right.
     """
     four = conv2d(reflect_pad(images, 1), kernel, padding="VALID")
     four = four.reshape(*four.shape[:-1], 2, 2, four.shape[-1] // 4)

@@ -64,16 +64,12 @@ def winograd_conv2d(images: jax.Array, kernels: Sequence[jax.Array], margin: int
     """A stride-1 convolution; the largest error is four times that of the plain form.
 
     Args:
-      images: `(N, H, W, C_in)`, float32: in bfloat16 the sums of rows would be rounded to 8 bits
-        before they are multiplied.
+      images: `(N, H, W, C_in)`.
       kernels: `transform_kernel(kernel)`.
       margin: zeros around the images: 1 keeps their size (`"SAME"`), 0 is `"VALID"`.
 
-    Returns:
-      `(N, H + 2 margin - 2, W + 2 margin - 2, C_out)`.
-
     Raises:
-      ValueError: images that are not float32.
+      ValueError: images that are not float32: the sums of rows would be rounded to 8 bits.
     """
     if images.dtype != jnp.float32:
         raise ValueError(f"only float32 is exact enough for Winograd's sums, got {images.dtype}")
@@ -81,10 +77,7 @@ def winograd_conv2d(images: jax.Array, kernels: Sequence[jax.Array], margin: int
     rows_out = height + 2 * margin - 2
     fours = -(-rows_out // 4)
     below = 4 * fours + 4 - height - margin
-    no_padding = (0, 0, 0)
-    padded = jax.lax.pad(
-        images, jnp.float32(0), (no_padding, (margin, below, 0), no_padding, no_padding)
-    )
+    padded = jnp.pad(images, ((0, 0), (margin, below), (0, 0), (0, 0)))
     padded = padded.reshape(count, fours + 1, 4, width, channels)
     six = [padded[:, :-1, row] for row in range(4)] + [padded[:, 1:, row] for row in range(2)]
     sums = [_weighted_sum(taps, six) for taps in _INPUT_SUMS]

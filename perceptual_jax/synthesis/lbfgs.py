@@ -64,8 +64,7 @@ def scale_by_lbfgs(memory: int, max_step: float) -> optax.GradientTransformation
         as a whole.
 
     Raises:
-      ValueError: `memory` or `max_step` out of range; from `init`, parameters that are not real
-        floating point; from `update`, no parameters.
+      ValueError: `memory` or `max_step` out of range; parameters that are not real floating point.
     """
     if memory < 1:
         raise ValueError(f"memory must be at least 1, got {memory}")
@@ -116,17 +115,6 @@ def _widen(tree: Any) -> Any:
     return jax.tree.map(widen, tree)
 
 
-def _dots(ring: Any, vector: Any, dtype: Any) -> jax.Array:
-    """Inner products `(m,)` of a vector with each of a ring's."""
-
-    def dots(ring: jax.Array, vector: jax.Array) -> jax.Array:
-        flat = ring.reshape(ring.shape[0], -1)
-        products = jnp.matmul(flat, vector.ravel(), precision=jax.lax.Precision.HIGHEST)
-        return products.astype(dtype)
-
-    return functools.reduce(operator.add, jax.tree.leaves(jax.tree.map(dots, ring, vector)))
-
-
 def _dot(a: Any, b: Any, dtype: Any) -> jax.Array:
     """The inner product of two vectors."""
 
@@ -134,6 +122,11 @@ def _dot(a: Any, b: Any, dtype: Any) -> jax.Array:
         return jnp.vdot(a, b, precision=jax.lax.Precision.HIGHEST).astype(dtype)
 
     return functools.reduce(operator.add, jax.tree.leaves(jax.tree.map(dot, a, b)))
+
+
+def _dots(ring: Any, vector: Any, dtype: Any) -> jax.Array:
+    """Inner products `(m,)` of a vector with each of a ring's."""
+    return jax.vmap(lambda of_ring: _dot(of_ring, vector, dtype))(ring)
 
 
 def _combination(weights: jax.Array, ring: Any) -> Any:
@@ -170,16 +163,8 @@ def _remember(state: LBFGSState, gradient: Any, params: Any) -> LBFGSState:
     sy = put(sy.T, _dots(s, change, dtype)).T
     yy = put(state.yy, _dots(y, change, dtype))
     yy = put(yy.T, yy[slot]).T
-    return LBFGSState(
-        updates=state.updates + 1,
-        pairs=state.pairs + keep.astype(jnp.int32),
-        params=params,
-        gradient=gradient,
-        s=s,
-        y=y,
-        sy=sy,
-        yy=yy,
-    )
+    pairs = state.pairs + keep.astype(jnp.int32)
+    return LBFGSState(state.updates + 1, pairs, params, gradient, s, y, sy, yy)
 
 
 def _direction(state: LBFGSState) -> Any:

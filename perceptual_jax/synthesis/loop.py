@@ -1,6 +1,7 @@
 """The loop that optimises a batch of images side by side, several iterations per dispatch."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -33,14 +34,11 @@ class Trace(NamedTuple):
 
     def records(self) -> list[dict[str, Any]]:
         """For each evaluation its `total` and `terms`, means over the images."""
-        terms = {name: values.mean(axis=0) for name, values in self.terms.items()}
-        return [
-            {
-                "total": float(total),
-                "terms": {name: float(values[index]) for name, values in terms.items()},
-            }
-            for index, total in enumerate(self.totals.mean(axis=0))
-        ]
+        records = []
+        for index, total in enumerate(self.totals.mean(axis=0)):
+            terms = {name: float(values[:, index].mean()) for name, values in self.terms.items()}
+            records.append({"total": float(total), "terms": terms})
+        return records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +66,6 @@ def freeze(params: vgg.Params, objective: Objective) -> vgg.Params:
 
     `run` and `transfer` call it. Call it yourself to run several times with one network, or to
     release the raw parameters before the first run.
-
-    Raises:
-      ValueError: a layer that the network does not have.
     """
     return jax.device_put(vgg.freeze(params, objective.layers, dtype=objective.dtype))
 
@@ -112,12 +107,10 @@ def run(
     batch = len(images)
     weights = {name: np.broadcast_to(np.float32(value), batch) for name, value in weights.items()}
     done, evaluations = 0, 1
-    constants = (params, targets, weights)
+    move = functools.partial(advance, objective=objective, optimizer=optimizer)
     while done <= steps:
         began = time.perf_counter()
-        state, totals, terms = advance(
-            state, *constants, evaluations, objective=objective, optimizer=optimizer
-        )
+        state, totals, terms = move(state, params, targets, weights, evaluations)
         trace = Trace(
             np.asarray(totals)[:, :evaluations],
             {name: np.asarray(values)[:, :evaluations] for name, values in terms.items()},

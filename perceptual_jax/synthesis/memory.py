@@ -32,12 +32,7 @@ def synthesis_bytes(
 ) -> int:
     """Peak memory of optimising `images` pictures of `height_width` side by side, in bytes.
 
-    Args:
-      objective: its layers say how deep the network is computed.
-      params: VGG parameters, as they will be held: see `vgg.freeze`.
-      height_width: of each picture.
-      optimizer: L-BFGS holds two copies of the picture for each gradient that it remembers.
-      images: optimised at once.
+    The VGG parameters are taken as they will be held: see `vgg.freeze`.
     """
     height, width = height_width
     names = vgg.layer_names(params)

@@ -29,9 +29,6 @@ def precondition(
     Args:
       coordinates: `(H, W, C)`, in units of the image.
       low_frequency_gain: how much further large shapes move; 0 for the pixels themselves.
-
-    Returns:
-      `(H, W, C)`, to be added to the image that the optimisation begins with.
     """
     if low_frequency_gain == 0:
         return coordinates

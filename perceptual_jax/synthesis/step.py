@@ -13,17 +13,13 @@ import optax
 from perceptual_jax import objective as objective_lib
 from perceptual_jax import vgg
 from perceptual_jax.objective import Objective, Targets
-from perceptual_jax.ops.checks import as_images
+from perceptual_jax.ops.checks import as_images, check_settings, setting
 from perceptual_jax.synthesis.lbfgs import scale_by_lbfgs
 from perceptual_jax.synthesis.preconditioning import LOW_FREQUENCY_GAIN, precondition
 
 # Iterations whose values one dispatch can return; between dispatches a program can show progress
 # and be interrupted.
 MAX_PER_DISPATCH = 10
-
-
-def _setting(default: Any, help: str, **metadata: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,31 +32,32 @@ class Optimizer:
         shortened as a whole.
       memory: gradients that L-BFGS remembers, at the cost of two copies of the image for each, and
         of reading them in every iteration (docs/gatys.md compares 20, 30 and 50).
-      low_frequency_gain: how much further large shapes move than fine detail, see
-        `preconditioning`; with 0 the pixels themselves are optimised, as in the papers.
+      low_frequency_gain: of `precondition`; with 0 the pixels themselves are optimised, as in the
+        papers.
     """
 
-    optimizer: str = _setting("lbfgs", "How pixels are moved.", choices=("lbfgs", "adam"))
-    learning_rate: float | None = _setting(
-        None,
+    optimizer: str = setting("How pixels are moved.", default="lbfgs", choices=("lbfgs", "adam"))
+    learning_rate: float | None = setting(
         "Step size: for adam in units of [0, 1] (0.02 if not given), for lbfgs a factor (1).",
+        default=None,
         least=1e-9,
     )
-    line_search: bool = _setting(
-        False,
+    line_search: bool = setting(
         "Let lbfgs search along its direction for a step that meets the strong Wolfe conditions "
         "(zoom). Without, as in the classic programs, an iteration is one evaluation, and the "
         "objective falls faster per second.",
+        default=False,
     )
     max_step: float = 0.2
-    memory: int = 30
-    low_frequency_gain: float = LOW_FREQUENCY_GAIN
+    memory: int = setting("", default=30, least=1)
+    low_frequency_gain: float = setting("", default=LOW_FREQUENCY_GAIN, least=0)
 
     def __post_init__(self) -> None:
-        if self.optimizer not in ("lbfgs", "adam"):
-            raise ValueError(f"optimizer must be 'lbfgs' or 'adam', got {self.optimizer!r}")
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("learning_rate", "max_step"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive, got {value}")
+        check_settings(self)
         if self.line_search and self.optimizer != "lbfgs":
             raise ValueError(f"line_search is for lbfgs, {self.optimizer} has none")
         if self.line_search and self.learning_rate is not None:
@@ -68,15 +65,6 @@ class Optimizer:
                 "line_search finds the length of each step itself: leave learning_rate out, "
                 f"got {self.learning_rate}"
             )
-        if not 0 < self.max_step < math.inf:
-            raise ValueError(f"max_step must be positive, got {self.max_step}")
-        if not 0 <= self.low_frequency_gain < math.inf:
-            raise ValueError(
-                "low_frequency_gain must be a finite number of at least 0, "
-                f"got {self.low_frequency_gain}"
-            )
-        if self.memory < 1:
-            raise ValueError(f"memory must be at least 1, got {self.memory}")
 
     def transformation(self) -> optax.GradientTransformationExtraArgs:
         """The optax optimiser."""

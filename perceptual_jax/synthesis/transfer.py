@@ -25,8 +25,15 @@ COARSEST_SIDE = 192
 @functools.partial(jax.jit, static_argnames="height_width")
 def resize(image: jax.Array, height_width: tuple[int, int]) -> jax.Array:
     """An image `(H, W, C)` or mask `(H, W)` at another size, antialiased Lanczos, in [0, 1]."""
-    shape = (*height_width, *image.shape[2:])
-    return jnp.clip(jax.image.resize(image, shape, method="lanczos3", antialias=True), 0.0, 1.0)
+    resized = jax.image.resize(
+        image.astype(jnp.float32), (*height_width, *image.shape[2:]), method="lanczos3"
+    )
+    return jnp.clip(resized, 0.0, 1.0)
+
+
+def _scaled(shape: Sequence[int], factor: float) -> tuple[int, int]:
+    height, width = shape[:2]
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def coarse_to_fine(
@@ -34,18 +41,12 @@ def coarse_to_fine(
 ) -> list[tuple[int, int]]:
     """The sizes through which a picture of `height_width` is approached, each twice the last.
 
-    Large shapes form at coarse sizes, where an iteration costs a quarter for each halving.
-
-    Args:
-      height_width: of the finest size, the last of the list.
-      num_scales: how many sizes; None for as many as keep the coarsest long side at
-        `COARSEST_SIDE` or more.
+    Large shapes form at coarse sizes, where an iteration costs a quarter for each halving.  Without
+    `num_scales` there are as many as keep the coarsest long side at `COARSEST_SIDE` or more.
     """
-    height, width = height_width
     if num_scales is None:
-        num_scales = 1 + max(0, int(math.log2(max(height, width) / COARSEST_SIDE)))
-    scales = [2.0**-level for level in reversed(range(num_scales))]
-    return [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in scales]
+        num_scales = 1 + max(0, int(math.log2(max(height_width) / COARSEST_SIDE)))
+    return [_scaled(height_width, 2.0**-level) for level in reversed(range(num_scales))]
 
 
 def transfer(
@@ -67,55 +68,40 @@ def transfer(
     keeps the photo's finest detail: the objective ends lower than from the enlarged picture itself.
 
     Args:
-      objective: layers, weights, formulation.
-      params: VGG parameters.
+      objective: as for `run`, and so are `params` and `optimizer`.
       content: the photo at the finest size, `(H, W, 3)` in [0, 1].
       styles: the paintings at the size they have beside it, each `(H', W', 3)`; at a coarser
         stage they shrink as the photo does.
       stages: `((height, width), steps)` of every stage, the finest last.
       init: where the first stage starts, `(H, W, 3)` in [0, 1]; the photo by default.
-      optimizer: as for `run`.
-      style_weights: as for `objective.targets`, and so are:
-      content_masks: each `(H, W)`.
-      style_masks: each `(H', W')`.
+      style_weights: as for `objective.targets`, and so are the masks, of the pictures' sizes here.
 
     Yields:
-      The reports of `run` for every stage, with its number.
-
-    Raises:
-      NonFiniteError, ValueError: as `run`.
+      The reports of `run` for every stage, with its number; and it raises what `run` does.
     """
     optimizer = optimizer or Optimizer()
     params = freeze(params, objective)
-    content = jnp.asarray(content, jnp.float32)
     change = None
-    finest_height = stages[-1][0][0]
     for stage, (height_width, steps) in enumerate(stages):
-        factor = height_width[0] / finest_height
-
-        def at_scale(picture: Any, factor: float = factor) -> jax.Array:
-            picture = jnp.asarray(picture, jnp.float32)
-            height, width = picture.shape[:2]
-            return resize(picture, (max(1, round(height * factor)), max(1, round(width * factor))))
-
+        factor = height_width[0] / stages[-1][0][0]
         photo = resize(content, height_width)
         arrays = {
             "content": photo,
-            "styles": [at_scale(style) for style in styles],
+            "styles": [resize(style, _scaled(style.shape, factor)) for style in styles],
             "content_masks": content_masks
-            and [resize(jnp.asarray(mask, jnp.float32), height_width) for mask in content_masks],
-            "style_masks": style_masks and [at_scale(mask) for mask in style_masks],
+            and [resize(mask, height_width) for mask in content_masks],
+            "style_masks": style_masks
+            and [resize(mask, _scaled(mask.shape, factor)) for mask in style_masks],
         }
         if change is not None:
             image = _add_enlarged(photo, change)
         else:
-            image = photo if init is None else resize(jnp.asarray(init, jnp.float32), height_width)
+            image = photo if init is None else resize(init, height_width)
+        images = image[None]
         targets = _targets_while_compiling(
-            objective, params, image[None], optimizer, style_weights, arrays
+            objective, params, images, optimizer, style_weights, arrays
         )
-        for report in run(
-            objective, params, image[None], targets, steps=steps, optimizer=optimizer
-        ):
+        for report in run(objective, params, images, targets, steps=steps, optimizer=optimizer):
             yield dataclasses.replace(report, stage=stage)
         change = report.best[0] - photo
 

@@ -1,5 +1,6 @@
-"""What is taken for images, and what is refused, with the remedy in the message."""
+"""What is taken for images and for settings, and what is refused."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perceptual_jax.ops.checks import as_images
+from perceptual_jax.ops.checks import as_images, check_settings, setting
 
 IMAGE = np.linspace(0.0, 1.0, 4 * 5 * 3, dtype=np.float32).reshape(4, 5, 3)
 
@@ -63,3 +64,36 @@ def test_two_numbers_leave_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(batch), "__array__", spy)
     as_images(batch)
     assert all(size == 1 for size in fetched)
+
+
+@dataclasses.dataclass
+class Settings:
+    kind: str = setting("With a help text.", default="a", choices=("a", "b"))
+    count: int = setting("", default=1, least=1)
+    weight: float | None = setting("", default=None, least=0)
+    free: str = "anything"
+
+
+@pytest.mark.parametrize("given", [{}, {"kind": "b", "count": 9}, {"weight": 0.0, "free": "x"}])
+def test_settings_within_their_limits_are_taken(given: dict[str, Any]) -> None:
+    check_settings(Settings(**given))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"kind": "c"}, r"kind must be one of \('a', 'b'\), got 'c'"),
+        ({"count": 0}, "count must be at least 1, got 0"),
+        ({"weight": -0.5}, "weight must be a finite number of at least 0, got -0.5"),
+        ({"weight": float("nan")}, "weight must be .* got nan"),
+        ({"weight": float("inf")}, "weight must be .* got inf"),
+    ],
+)
+def test_settings_beyond_them_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_settings(Settings(**given))
+
+
+def test_a_setting_has_a_help_text_only_if_one_is_given() -> None:
+    texts = [field.metadata.get("help") for field in dataclasses.fields(Settings)]
+    assert texts == ["With a help text.", None, None, None]

@@ -110,7 +110,7 @@ class TestOptimizers:
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
-            ({"optimizer": "sgd"}, "optimizer must be 'lbfgs' or 'adam', got 'sgd'"),
+            ({"optimizer": "sgd"}, r"optimizer must be one of \('lbfgs', 'adam'\), got 'sgd'"),
             (
                 {"line_search": True, "learning_rate": 0.5},
                 "line_search finds the length of each step itself: leave learning_rate out",
