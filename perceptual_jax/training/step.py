@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers, muon
 
 from perceptual_jax.models.networks import is_inner_kernel, is_style_parameter
+from perceptual_jax.ops.checks import check_settings, setting
 from perceptual_jax.training.train_losses import Loss
 
 # A run ends after this many steps in a row that were not finite.
@@ -27,11 +28,6 @@ PATIENCE = 20
 
 # By optimizer: Adam's is that of Johnson et al. 2016, Muon's was found by experiment.
 LEARNING_RATES = {"adam": 1e-3, "muon": 2e-3}
-
-
-def setting(text: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
-    """A field of a configuration with its help text and its limits, `choices` or `least`."""
-    return dataclasses.field(default=default, metadata={"help": text, **limits})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,13 +78,7 @@ class TrainConfig:
     styles_only: bool = False
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, limits = getattr(self, field.name), field.metadata
-            if "choices" in limits and value not in limits["choices"]:
-                choices = ", ".join(limits["choices"])
-                raise ValueError(f"{field.name} must be one of {choices}, got {value!r}")
-            if "least" in limits and value < limits["least"]:
-                raise ValueError(f"{field.name} must be at least {limits['least']}, got {value}")
+        check_settings(self)
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if not 0 <= self.ema_decay < 1:
