@@ -94,6 +94,7 @@ def results(
     trained: TrainedNetwork,
     tile_size: int,
     *,
+    frames: tiling.Frames | None,
     at_once: Callable[..., jax.Array],
     in_tiles: Callable[..., Iterable[tiling.Tile]],
     scale: int = 1,
@@ -101,19 +102,26 @@ def results(
     """What a network makes of pictures of one size, nothing if it was interrupted.
 
     Several are computed `at_once`, from `(N, H, W, 3)` to `(N, scale H, scale W, 3)`; a single one
-    `in_tiles`, with a bar.
+    `in_tiles`, with a bar.  Both get the `frames`, if there are other pictures.
     """
     variables, network = trained.variables, trained.network
     arrays = [picture.rgb for picture in pictures]
+    height, width = arrays[0].shape[:2]
     with usage_errors():
         if len(arrays) > 1:
-            return list(np.array(at_once(variables, np.stack(arrays), network=network)))
-        height, width = arrays[0].shape[:2]
+            array, size = tiling.framed(np.stack(arrays), frames)
+            computed = np.array(at_once(variables, array, network=network, size=size))
+            return list(computed[:, : scale * height, : scale * width])
         count = len(tiling.tiles((height, width), network, tile_size))
-        tiles = in_tiles(variables, arrays[0], network=network, tile=tile_size)
+        tiles = in_tiles(variables, arrays[0], network=network, tile=tile_size, frames=frames)
         tiles = with_progress(tiles, count, interrupts)
         result = tiling.assemble(tiles, (scale * height, scale * width, 3))
     return [] if interrupts else [result]
+
+
+def frames_for(source: str, trained: TrainedNetwork) -> tiling.Frames | None:
+    """Frames for the pictures of a folder; a single one is computed in its own size."""
+    return tiling.Frames(trained.network) if is_folder(source) else None
 
 
 def run(job: Job, source: str, output: str | None) -> int:

@@ -1,9 +1,12 @@
 """The layers of image transformation networks, as Flax Linen modules.
 
-Feature maps are `(N, H, W, C)`. Parameters are float32, whatever the convolutions compute in.
+Feature maps are `(N, H, W, C)`. Parameters are float32, whatever the convolutions compute in. Where
+a layer takes a `size`, that is the height and width of the pictures in the top left of the maps, as
+in `ops.pad`; the layers of one compiled program so compute pictures of many sizes.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -48,7 +51,7 @@ class Convolution(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, size: Any = None) -> jax.Array:
         phases = 4 if self.upsampling == "subpixel" else 1
         shape = (self.size, self.size, x.shape[-1], phases * self.features)
         initial = nn.initializers.variance_scaling(self.scale**2, "fan_in", "normal")
@@ -57,15 +60,24 @@ class Convolution(nn.Module):
         bias = bias.astype(self.dtype).reshape(1, 1, 1, -1)
         conv2d = conv.conv2d_reverse if self.train else conv.fast_conv2d
         if self.upsampling:
-            return UPSAMPLINGS[self.upsampling](x, kernel, conv2d=conv2d) + bias
+            options = {} if size is None else {"size": size}
+            return UPSAMPLINGS[self.upsampling](x, kernel, conv2d=conv2d, **options) + bias
         margin = self.size // 2
-        if self.padding == "reflect":
-            x = (pad.reflect_pad_reverse if self.train else pad.reflect_pad)(x, margin)
+        if self.padding == "reflect" and self.train:
+            x = pad.reflect_pad_reverse(x, margin)
+        elif self.padding == "reflect":
+            x = pad.reflect_pad(x, margin, size)
         elif self.padding == "zeros":
             x = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
         if self.stride == 1:
             return conv2d(x, kernel, padding="VALID") + bias
         return conv.conv2d(x, kernel, stride=self.stride, padding="VALID") + bias
+
+    def scaled(self, size: Any) -> Any:
+        """The size of what it makes of pictures of a size, padded by reflection."""
+        if size is None:
+            return None
+        return tuple(2 * side if self.upsampling else -(-side // self.stride) for side in size)
 
 
 class InstanceNorm(nn.Module):
@@ -82,7 +94,7 @@ class InstanceNorm(nn.Module):
     styles: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, style_weights: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, style_weights: jax.Array, size: Any = None) -> jax.Array:
         shape = (self.styles, x.shape[-1])
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
@@ -93,8 +105,9 @@ class InstanceNorm(nn.Module):
         else:
             together = self.is_mutable_collection("statistics") and not self.is_initializing()
             axes = (0, 1, 2) if together else (1, 2)
-            mean = jnp.mean(values, axes, keepdims=True)
-            variance = jnp.mean(jnp.square(values - mean), axes, keepdims=True)
+            inside = None if size is None else inside_of(x.shape, size)
+            mean = jnp.mean(values, axes, keepdims=True, where=inside)
+            variance = jnp.mean(jnp.square(values - mean), axes, keepdims=True, where=inside)
             if together:
                 self.put_variable("statistics", "mean", mean)
                 self.put_variable("statistics", "variance", variance)
@@ -102,6 +115,12 @@ class InstanceNorm(nn.Module):
         mix = functools.partial(jnp.matmul, style_weights, precision=jax.lax.Precision.HIGHEST)
         factor = mix(scale)[:, None, None] * jax.lax.rsqrt(variance + _EPSILON)
         return ((values - mean) * factor + mix(bias)[:, None, None]).astype(x.dtype)
+
+
+def inside_of(shape: Sequence[int], size: Any) -> jax.Array:
+    """Which positions of maps belong to pictures of a size, `(H, W, 1)`."""
+    rows, columns = (jnp.arange(shape[axis]) < size[axis - 1] for axis in (1, 2))
+    return (rows[:, None] & columns[None])[..., None]
 
 
 class Normalization(nn.Module):
@@ -113,9 +132,9 @@ class Normalization(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, style_weights: Any = None) -> jax.Array:
+    def __call__(self, x: jax.Array, style_weights: Any = None, size: Any = None) -> jax.Array:
         if self.kind == "instance":
-            return InstanceNorm(self.styles, name="instance")(x, style_weights)
+            return InstanceNorm(self.styles, name="instance")(x, style_weights, size)
         if self.kind == "batch":
             return nn.BatchNorm(
                 use_running_average=not self.train,
@@ -128,10 +147,15 @@ class Normalization(nn.Module):
 
 
 def conv_norm_relu(
-    x: jax.Array, convolution: Convolution, normalization: Normalization, *, style_weights: Any
+    x: jax.Array,
+    convolution: Convolution,
+    normalization: Normalization,
+    style_weights: Any = None,
+    size: Any = None,
 ) -> jax.Array:
     """A convolution, normalisation and ReLU."""
-    return nn.relu(normalization(convolution(x), style_weights))
+    y = normalization(convolution(x, size), style_weights, convolution.scaled(size))
+    return nn.relu(y)
 
 
 class Residual(nn.Module):
@@ -147,12 +171,12 @@ class Residual(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, style_weights: Any = None) -> jax.Array:
+    def __call__(self, x: jax.Array, style_weights: Any = None, size: Any = None) -> jax.Array:
         features = x.shape[-1]
         options: dict[str, Any] = {"train": self.train, "dtype": self.dtype}
         conv = functools.partial(Convolution, features, padding=self.padding, **options)
         norm = functools.partial(Normalization, self.normalization, self.styles, **options)
-        y = conv_norm_relu(x, conv(name="conv1"), norm(name="norm1"), style_weights=style_weights)
-        y = norm(name="norm2")(conv(name="conv2")(y), style_weights)
+        y = conv_norm_relu(x, conv(name="conv1"), norm(name="norm1"), style_weights, size)
+        y = norm(name="norm2")(conv(name="conv2")(y, size), style_weights, size)
         lost = (x.shape[1] - y.shape[1]) // 2
         return x[:, lost : x.shape[1] - lost, lost : x.shape[2] - lost] + y

@@ -27,6 +27,7 @@ from perceptual_jax.models.layers import (
     Normalization,
     Residual,
     conv_norm_relu,
+    inside_of,
 )
 from perceptual_jax.ops import pad
 from perceptual_jax.ops.checks import as_images, check_settings, setting
@@ -76,7 +77,12 @@ class StyleNetwork(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, style_weights: Any = None, *, train: bool = False
+        self,
+        images: jax.Array,
+        style_weights: Any = None,
+        *,
+        train: bool = False,
+        size: Any = None,
     ) -> jax.Array:
         """Stylises images `(N, H, W, 3)`.
 
@@ -85,11 +91,14 @@ class StyleNetwork(nn.Module):
           style_weights: of each style, `(styles,)` or `(N, styles)`; needed for several styles.
           train: whether gradients are fast, for reverse mode only, and batch normalisation uses the
             statistics of the batch and updates the running ones in the collection `batch_stats`.
+          size: `(height, width)` of the pictures, if they are in the top left of `images` and the
+            rest of these is filler; networks that `fits_frames` give the same as without it.
 
         Raises:
           ValueError: options, images or weights that do not fit.
         """
         check_settings(self)
+        _check_frames(self, size)
         if self.normalization != "instance" and self.styles != 1:
             raise ValueError("several styles need normalization='instance'")
         once = self.padding == "once"
@@ -104,20 +113,25 @@ class StyleNetwork(nn.Module):
         conv: Any = functools.partial(Convolution, padding=outer, **options)
         norm = functools.partial(Normalization, self.normalization, self.styles, **options)
         residual = functools.partial(Residual, self.normalization, self.styles, inner, **options)
-        layer = functools.partial(conv_norm_relu, style_weights=weights)
+
+        def layer(x: jax.Array, convolution: Convolution, name: str) -> jax.Array:
+            nonlocal size
+            x = conv_norm_relu(x, convolution, norm(name=name), weights, size)
+            size = convolution.scaled(size)
+            return x
 
         x = _centred(images).astype(self.dtype)
         if once:
             x = pad.reflect_pad(x, _PAPER_PADDING)
-        x = layer(x, conv(self.width, size=9, name="conv1"), norm(name="norm1"))
-        x = layer(x, conv(2 * self.width, stride=2, name="conv2"), norm(name="norm2"))
-        x = layer(x, conv(4 * self.width, stride=2, name="conv3"), norm(name="norm3"))
+        x = layer(x, conv(self.width, size=9, name="conv1"), "norm1")
+        x = layer(x, conv(2 * self.width, stride=2, name="conv2"), "norm2")
+        x = layer(x, conv(4 * self.width, stride=2, name="conv3"), "norm3")
         for index in range(1, self.residual_blocks + 1):
-            x = residual(name=f"residual{index}")(x, weights)
+            x = residual(name=f"residual{index}")(x, weights, size)
         for index, features in enumerate((2 * self.width, self.width), start=1):
             up = conv(features, upsampling=self.upsampling, name=f"up{index}")
-            x = layer(x, up, norm(name=f"up_norm{index}"))
-        x = conv(3, size=9, scale=0.5, name="output")(x)
+            x = layer(x, up, f"up_norm{index}")
+        x = conv(3, size=9, scale=0.5, name="output")(x, size)
         return _pixels(x, self.output)[:, :height, :width]
 
 
@@ -156,8 +170,8 @@ class SuperResolutionNetwork(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """Enlarges images `(N, H, W, 3)` by the factor; `train` is that of `StyleNetwork`.
+    def __call__(self, images: jax.Array, *, train: bool = False, size: Any = None) -> jax.Array:
+        """Enlarges images `(N, H, W, 3)` by the factor; `train`, `size` as of `StyleNetwork`.
 
         Raises:
           ValueError: options or images that do not fit.
@@ -165,25 +179,27 @@ class SuperResolutionNetwork(nn.Module):
         check_settings(self)
         if self.skip and self.output != "linear":
             raise ValueError("skip=True needs output='linear'")
+        _check_frames(self, size)
         images = _checked_images(images, least=smallest_side(self))
 
         options: dict[str, Any] = {"train": train, "dtype": self.dtype}
         conv: Any = functools.partial(Convolution, padding=self.padding, **options)
         norm = functools.partial(Normalization, self.normalization, **options)
         residual = functools.partial(Residual, self.normalization, padding=self.padding, **options)
-        layer = functools.partial(conv_norm_relu, style_weights=None)
 
+        given = size
         x = _centred(images).astype(self.dtype)
-        x = layer(x, conv(self.width, size=9, name="conv1"), norm(name="norm1"))
+        x = conv_norm_relu(x, conv(self.width, size=9, name="conv1"), norm(name="norm1"), size=size)
         for index in range(1, self.residual_blocks + 1):
-            x = residual(name=f"residual{index}")(x)
+            x = residual(name=f"residual{index}")(x, size=size)
         for index in range(1, self.factor.bit_length()):
             up = conv(self.width, upsampling=self.upsampling, name=f"up{index}")
-            x = layer(x, up, norm(name=f"up_norm{index}"))
-        x = conv(3, size=9, scale=1.0 if self.skip else 0.5, name="output")(x)
+            x = conv_norm_relu(x, up, norm(name=f"up_norm{index}"), size=size)
+            size = up.scaled(size)
+        x = conv(3, size=9, scale=1.0 if self.skip else 0.5, name="output")(x, size)
         if not self.skip:
             return _pixels(x, self.output)
-        return bicubic(images, self.factor) + _ADDED_SCALE * x.astype(jnp.float32)
+        return bicubic(images, self.factor, given) + _ADDED_SCALE * x.astype(jnp.float32)
 
 
 def paper_super_resolution_network(factor: int) -> SuperResolutionNetwork:
@@ -195,24 +211,46 @@ Network = StyleNetwork | SuperResolutionNetwork
 
 
 def transform(
-    network: Network, variables: Mapping[str, Any], images: Any, *inputs: Any
+    network: Network, variables: Mapping[str, Any], images: Any, *inputs: Any, size: Any = None
 ) -> jax.Array:
     """Applies a network to images `(..., H, W, 3)` in [0, 1], and clips the result to [0, 1]."""
     images = as_images(images)
     batch = images.shape[:-3]
     if len(batch) != 1:
         images = images.reshape(-1, *images.shape[-3:])
-    outputs: Any = network.apply(variables, images, *inputs)
+    outputs: Any = network.apply(variables, images, *inputs, size=size)
     outputs = jnp.clip(outputs, 0.0, 1.0)
     # No reshape where none is needed: JAX does not know how to for every way to shard a batch.
     return outputs if len(batch) == 1 else outputs.reshape(*batch, *outputs.shape[1:])
 
 
-def bicubic(images: jax.Array, factor: int) -> jax.Array:
-    """Bicubic enlargement, `(N, H, W, C) -> (N, factor H, factor W, C)`: Keys' cubic, a = -0.5."""
-    count, height, width, channels = images.shape
-    shape = (count, factor * height, factor * width, channels)
-    return jax.image.resize(images.astype(jnp.float32), shape, method="cubic")
+def bicubic(images: jax.Array, factor: int, size: Any = None) -> jax.Array:
+    """Bicubic enlargement, `(N, H, W, C) -> (N, factor H, factor W, C)`: Keys' cubic, a = -0.5.
+
+    Of pictures of a `size` in the top left, if it is given.
+    """
+
+    def enlarged(images: jax.Array) -> jax.Array:
+        count, height, width, channels = images.shape
+        shape = (count, factor * height, factor * width, channels)
+        return jax.image.resize(images.astype(jnp.float32), shape, method="cubic")
+
+    if size is None:
+        return enlarged(images)
+    # At a border the weights of what is inside are divided by their sum, as `resize` does it.
+    inside = inside_of(images.shape, size).astype(jnp.float32)[None]
+    weights = enlarged(inside)
+    return enlarged(images * inside) / jnp.where(weights > 0, weights, 1.0)
+
+
+def fits_frames(network: Network) -> bool:
+    """Whether one compiled program can compute pictures of many sizes, see `tiling.Frames`."""
+    return network.padding == "reflect" and network.upsampling != "transposed"
+
+
+def _check_frames(network: Network, size: Any) -> None:
+    if size is not None and not fits_frames(network):
+        raise ValueError("size needs padding='reflect' and another upsampling than 'transposed'")
 
 
 def smallest_side(network: Network) -> int:

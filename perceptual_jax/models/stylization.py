@@ -33,7 +33,12 @@ _WINDOWS, _WINDOW_SIDE, _LEAST_WINDOW_SIDE = 3, 512, 256
 
 
 def stylize(
-    variables: Any, images: Any, *, network: StyleNetwork, style_weights: Any = None
+    variables: Any,
+    images: Any,
+    *,
+    network: StyleNetwork,
+    style_weights: Any = None,
+    size: Any = None,
 ) -> jax.Array:
     """Stylised images; a pure function, to be jitted, mapped and differentiated.
 
@@ -44,6 +49,8 @@ def stylize(
         or upsamples.
       style_weights: of each style, `(styles,)`, for example `[0.7, 0.3]`; may be left out if the
         network has one style.
+      size: `(height, width)` of the pictures, if they are in the top left of `images`; numbers
+        that a compiled program may get when it runs.
 
     Returns:
       The same shape, float32 in [0, 1].
@@ -51,7 +58,7 @@ def stylize(
     Raises:
       ValueError: images or weights that the network cannot take.
     """
-    return networks.transform(network, variables, images, style_weights)
+    return networks.transform(network, variables, images, style_weights, size=size)
 
 
 stylize_batch = jax.jit(stylize, static_argnames="network")
@@ -64,6 +71,7 @@ def stylize_tiles(
     network: StyleNetwork,
     style_weights: Any = None,
     tile: int = TILE,
+    frames: tiling.Frames | None = None,
 ) -> Iterator[Tile]:
     """One picture of any size, in as much memory as a tile takes, or as the nine windows do.
 
@@ -74,6 +82,7 @@ def stylize_tiles(
       variables: as for `stylize`, and so are `network` and `style_weights`.
       image: `(H, W, 3)` in [0, 1].
       tile: largest side that is computed at once, in pixels, a multiple of 4.
+      frames: those of earlier pictures, so that not every size is compiled.
 
     Yields:
       Every part of the picture once, in [0, 1], from the top left, row by row.
@@ -84,10 +93,14 @@ def stylize_tiles(
     parts = tiling.tiles(image.shape[:2], network, tile)
     if len(parts) > 1 and network.normalization == "instance":
         windows = _windows(image, tile)
-        statistics = _pooled_statistics(variables, windows, style_weights, network=network)
+        windows, size = tiling.framed(windows, frames)
+        statistics = _pooled_statistics(
+            variables, windows, style_weights, network=network, size=size
+        )
         variables = {**variables, "statistics": statistics}
     apply = functools.partial(stylize_batch, network=network, style_weights=style_weights)
-    yield from tiling.computed(image, parts, functools.partial(apply, jax.device_put(variables)))
+    apply = functools.partial(apply, jax.device_put(variables))
+    yield from tiling.computed(image, parts, apply, frames=frames)
 
 
 def stylize_regions(
@@ -98,6 +111,7 @@ def stylize_regions(
     network: StyleNetwork,
     style_weights: Sequence[Any] | np.ndarray,
     tile: int = TILE,
+    frames: tiling.Frames | None = None,
 ) -> Iterator[Tile]:
     """`stylize_tiles` of a picture whose regions have different styles.
 
@@ -105,7 +119,9 @@ def stylize_regions(
     many `style_weights`, each `(styles,)`.
     """
     pictures = [
-        stylize_tiles(variables, image, network=network, style_weights=weights, tile=tile)
+        stylize_tiles(
+            variables, image, network=network, style_weights=weights, tile=tile, frames=frames
+        )
         for _, weights in zip(masks, style_weights, strict=True)
     ]
     for parts in zip(*pictures, strict=True):
@@ -180,8 +196,8 @@ def _windows(image: np.ndarray, tile: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames="network")
 def _pooled_statistics(
-    variables: Any, windows: jax.Array, style_weights: Any, *, network: StyleNetwork
+    variables: Any, windows: jax.Array, style_weights: Any, *, network: StyleNetwork, size: Any
 ) -> Any:
     """Mean and variance of every normalisation, over all windows together."""
-    _, updated = network.apply(variables, windows, style_weights, mutable=["statistics"])
+    _, updated = network.apply(variables, windows, style_weights, size=size, mutable=["statistics"])
     return updated["statistics"]

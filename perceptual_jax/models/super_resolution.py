@@ -22,13 +22,17 @@ TILE = 256
 _GREY = 1e-4
 
 
-def enlarge(variables: Any, images: Any, *, network: SuperResolutionNetwork) -> jax.Array:
+def enlarge(
+    variables: Any, images: Any, *, network: SuperResolutionNetwork, size: Any = None
+) -> jax.Array:
     """Enlarged images; a pure function, to be jitted, mapped and differentiated.
 
     Args:
       variables: of the network, `{"params": ...}`, as in `load_network(name).variables`.
       images: `(..., H, W, 3)` in [0, 1], of any height and width.
       network: the network, as in `load_network(name).network`.
+      size: `(height, width)` of the pictures, if they are in the top left of `images`; numbers
+        that a compiled program may get when it runs.
 
     Returns:
       `(..., factor H, factor W, 3)`, float32 in [0, 1].
@@ -36,14 +40,19 @@ def enlarge(variables: Any, images: Any, *, network: SuperResolutionNetwork) -> 
     Raises:
       ValueError: images that the network cannot take.
     """
-    return networks.transform(network, variables, images)
+    return networks.transform(network, variables, images, size=size)
 
 
 enlarge_batch = jax.jit(enlarge, static_argnames="network")
 
 
 def enlarge_tiles(
-    variables: Any, image: np.ndarray, *, network: SuperResolutionNetwork, tile: int = TILE
+    variables: Any,
+    image: np.ndarray,
+    *,
+    network: SuperResolutionNetwork,
+    tile: int = TILE,
+    frames: tiling.Frames | None = None,
 ) -> Iterator[Tile]:
     """One picture of any size, in as much memory as a tile takes; the same pixels as `enlarge`.
 
@@ -51,6 +60,7 @@ def enlarge_tiles(
       variables: as for `enlarge`, and so is `network`.
       image: `(H, W, 3)` in [0, 1].
       tile: largest side that is enlarged at once, in pixels of `image`.
+      frames: those of earlier pictures, so that not every size is compiled.
 
     Yields:
       Every part of the result once, in [0, 1], from the top left, row by row.
@@ -60,7 +70,7 @@ def enlarge_tiles(
     """
     parts = tiling.tiles(image.shape[:2], network, tile)
     apply = functools.partial(enlarge_batch, jax.device_put(variables), network=network)
-    yield from tiling.computed(image, parts, apply, scale=network.factor)
+    yield from tiling.computed(image, parts, apply, scale=network.factor, frames=frames)
 
 
 def match_input(

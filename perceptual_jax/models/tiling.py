@@ -1,15 +1,27 @@
 """Tiles of a picture that is too large for one pass: they overlap by the reach of the network."""
 
+import collections
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from perceptual_jax.models.networks import Network, StyleNetwork, SuperResolutionNetwork
+from perceptual_jax.models.networks import (
+    Network,
+    StyleNetwork,
+    SuperResolutionNetwork,
+    fits_frames,
+)
 
 # Positions of a style network's residual blocks are 4 pixels apart: tiles start on one of them.
 STYLE_GRID = 4
+
+# Sides of frames are rounded up to a multiple of this, in pixels.
+_FRAME_GRID = 128
+
+# So many pixels are computed, on a CPU, in the time in which a program is compiled.
+_PIXELS_PER_PROGRAM = {StyleNetwork: 800_000, SuperResolutionNetwork: 80_000}
 
 
 class Span(NamedTuple):
@@ -92,20 +104,72 @@ def tiles(height_width: Sequence[int], network: Network, tile: int) -> list[tupl
     return [(row, column) for row in rows for column in columns]
 
 
+class Frames:
+    """Shapes of arrays for pictures of many sizes, of which few are compiled.
+
+    A picture is put into the smallest shape in use that holds it, and computed there with the rest
+    of the array as filler.  Only when that has cost as much as compiling another program would, for
+    pictures of its size, or if none holds it, it gets a shape of its own.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self._used: set[tuple[int, int, int]] = set()
+        self._filler: collections.Counter[tuple[int, int, int]] = collections.Counter()
+
+    def shape(self, pictures: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The shape `(N, H, W)` for as many pictures of a size, which differ in H and W."""
+        fitting = [
+            used
+            for used in self._used
+            if used[0] == pictures[0] and used[1] >= pictures[1] and used[2] >= pictures[2]
+        ]
+        if fitting:
+            smallest = min(fitting, key=math.prod)
+            self._filler[pictures] += math.prod(smallest) - math.prod(pictures)
+            if self._filler[pictures] <= _PIXELS_PER_PROGRAM[type(self.network)]:
+                return smallest
+        # Rounded up, so that one shape serves pictures of almost the same size as well.
+        found = _rounded_up(pictures, _FRAME_GRID)
+        if found in self._used:
+            found = _rounded_up(pictures, STYLE_GRID)
+        self._used.add(found)
+        return found
+
+
+def _rounded_up(shape: tuple[int, int, int], grid: int) -> tuple[int, int, int]:
+    count, height, width = shape
+    return count, -(-height // grid) * grid, -(-width // grid) * grid
+
+
+def framed(images: np.ndarray, frames: Frames | None) -> tuple[np.ndarray, Any]:
+    """Images `(N, H, W, C)` in a frame, if there are frames for them, and their size there."""
+    if frames is None or not fits_frames(frames.network):
+        return images, None
+    height, width = images.shape[1:3]
+    array = np.zeros((*frames.shape(images.shape[:3]), images.shape[3]), images.dtype)
+    array[:, :height, :width] = images
+    return array, (np.int32(height), np.int32(width))
+
+
 def computed(
     image: np.ndarray,
     parts: Sequence[tuple[Span, Span]],
-    compute: Callable[[np.ndarray], Any],
+    compute: Callable[..., Any],
     *,
     scale: int = 1,
+    frames: Frames | None = None,
 ) -> Iterator[Tile]:
     """Applies a function to the tiles of a picture `(H, W, C)`, and cuts off their margins.
 
-    The function takes a batch of one tile, `(1, h, w, C)`, to `(1, scale h, scale w, C)`.
+    The function takes a batch of one tile, `(1, h, w, C)`, to `(1, scale h, scale w, C)`; with
+    `frames` it gets the `size` of the tile besides, which is in the top left.
     """
     for row, column in parts:
         window = image[None, row.start : row.stop, column.start : column.stop]
-        result = np.asarray(compute(window))[0]
+        window, size = framed(window, frames)
+        options = {} if size is None else {"size": size}
+        result = np.asarray(compute(window, **options))[0]
         top, bottom, left, right = (
             scale * (kept - span.start)
             for span in (row, column)

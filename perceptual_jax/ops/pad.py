@@ -1,26 +1,45 @@
-"""Padding by reflection, and with the border repeated."""
+"""Padding by reflection, and with the border repeated.
+
+The `size` of the forward forms is that of a picture `(height, width)`, numbers that are known only
+when the program runs, in the top left of a larger array.  The pad is then beside the picture, and
+what is in the rest of the array does not matter.
+"""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def reflect_pad(images: jax.Array, margin: int) -> jax.Array:
+def reflect_pad(images: jax.Array, margin: int, size: Any = None) -> jax.Array:
     """Mirrors the borders outwards: `(N, H, W, C) -> (N, H + 2 margin, W + 2 margin, C)`.
 
     Row -1 is row 1, the border itself is not repeated; sides must be larger than `margin`.
     """
     sides = (margin, margin)
-    return jnp.pad(images, ((0, 0), sides, sides, (0, 0)), mode="reflect")
+    padded = jnp.pad(images, ((0, 0), sides, sides, (0, 0)), mode="reflect")
+    for axis, length in zip((1, 2), size or (), strict=False):
+        # Pixel i is at i + margin: those before the border, from length - 1 - margin on.
+        inside = jax.lax.dynamic_slice_in_dim(padded, length - 1, margin, axis)
+        padded = _put(padded, jnp.flip(inside, axis), length + margin, axis)
+    return padded
 
 
-def edge_pad(images: jax.Array) -> jax.Array:
+def edge_pad(images: jax.Array, size: Any = None) -> jax.Array:
     """Repeats the borders once: `(N, H, W, C) -> (N, H + 2, W + 2, C)`."""
     # `jnp.pad` would slice the batch too, and so refuses a sharded one.
     rows = jnp.concatenate([images[:, :1], images, images[:, -1:]], axis=1)
-    return jnp.concatenate([rows[:, :, :1], rows, rows[:, :, -1:]], axis=2)
+    padded = jnp.concatenate([rows[:, :, :1], rows, rows[:, :, -1:]], axis=2)
+    for axis, length in zip((1, 2), size or (), strict=False):
+        border = jax.lax.dynamic_slice_in_dim(padded, length, 1, axis)
+        padded = _put(padded, border, length + 1, axis)
+    return padded
+
+
+def _put(images: jax.Array, part: jax.Array, start: Any, axis: int) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(images, part, start, axis)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

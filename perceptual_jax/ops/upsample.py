@@ -7,6 +7,7 @@ output's positions.  Which `conv2d` that is decides how the whole can be differe
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +25,14 @@ _TRANSPOSED_TAPS = np.array([[[0, 1, 0], [0, 0, 0]], [[0, 0, 1], [1, 0, 0]]], np
 
 
 def nearest_conv2d(
-    images: jax.Array, kernel: jax.Array, *, conv2d: Conv2d = fast_conv2d
+    images: jax.Array, kernel: jax.Array, *, conv2d: Conv2d = fast_conv2d, size: Any = None
 ) -> jax.Array:
     """Repeats pixels, pads by reflection, convolves 3x3, with 4/9 of the products of these steps.
 
     Reflecting the enlarged image is repeating the border of the small one.
     """
     height, width = images.shape[1:3]
-    phases = _phases(edge_pad(images), kernel, _NEAREST_TAPS, conv2d)
+    phases = _phases(edge_pad(images, size), kernel, _NEAREST_TAPS, conv2d)
     return _interleave(
         [[phases[:, y : y + height, x : x + width, y, x] for x in (0, 1)] for y in (0, 1)]
     )
@@ -53,14 +54,14 @@ def transposed_conv2d(
 
 
 def subpixel_conv2d(
-    images: jax.Array, kernel: jax.Array, *, conv2d: Conv2d = fast_conv2d
+    images: jax.Array, kernel: jax.Array, *, conv2d: Conv2d = fast_conv2d, size: Any = None
 ) -> jax.Array:
     """A 3x3 convolution, padded by reflection, gives four pixels each (Shi et al. 2016).
 
     Sides are 2 or more.  The kernel is `(3, 3, C_in, 4 C_out)`, the output's channels of the four
     pixels one after the other: top left, top right, bottom left, bottom right.
     """
-    four = conv2d(reflect_pad(images, 1), kernel, padding="VALID")
+    four = conv2d(reflect_pad(images, 1, size), kernel, padding="VALID")
     four = four.reshape(*four.shape[:-1], 2, 2, four.shape[-1] // 4)
     return _interleave([[four[..., y, x, :] for x in (0, 1)] for y in (0, 1)])
 

@@ -201,7 +201,10 @@ _REFUSED_INSTRUCTIONS = (
 )
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class _Unpickler(_PythonUnpickler):
     """The unpickler in Python, of which single instructions can be replaced.
 
     That in C makes room for as many objects as the largest index in the file says, and hashes
@@ -210,7 +213,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
 
     dispatch: ClassVar[dict[int, Any]] = {
         code: load
-        for code, load in pickle._Unpickler.dispatch.items()  # type: ignore[attr-defined]
+        for code, load in _PythonUnpickler.dispatch.items()
         if bytes([code]) not in _REFUSED_INSTRUCTIONS
     }
 

@@ -3,6 +3,7 @@
 The networks have a few channels, except where the paper's own sizes are counted.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -721,3 +722,51 @@ class TestDescription:
     )
     def test_makes_the_same_network_again(self, network: Any) -> None:
         assert type(network)(**networks.describe(network.clone(dtype="bfloat16"))) == network
+
+
+class TestPicturesInLargerArrays:
+    """One compiled program computes pictures of many sizes, to rounding as if each had its own."""
+
+    @pytest.mark.parametrize("size", [(13, 15), (16, 20), (5, 18)])
+    @pytest.mark.parametrize(
+        "network",
+        [
+            THREE_STYLES,
+            THREE_STYLES.clone(upsampling="subpixel", normalization="instance"),
+            ENLARGING[4],
+            ENLARGING[8].clone(upsampling="subpixel"),
+            ENLARGING[4].clone(normalization="batch", skip=False),
+        ],
+        ids=["style", "subpixel", "x4", "x8 subpixel", "x4 without skip"],
+    )
+    def test_have_the_same_pixels(self, network: Any, size: tuple[int, int]) -> None:
+        height, width = size
+        variables = variables_of(network)
+        inputs = (RATIO,) if isinstance(network, StyleNetwork) else ()
+        pictures = reference.random_images(2, height, width, 3)
+        frame = np.full((2, 16, 20, 3), np.float32(1.0))
+        frame[:, :height, :width] = pictures
+        size_there = (np.int32(height), np.int32(width))
+        found = apply(network, variables, frame, *inputs, size=size_there)
+        expected = apply(network, variables, pictures, *inputs)
+        found = found[:, : expected.shape[1], : expected.shape[2]]
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+
+    def test_share_statistics_without_what_is_beside_them(self) -> None:
+        frame = np.ones((2, 16, 20, 3), np.float32)
+        frame[:, :13, :15] = IMAGES
+        variables = variables_of(THREE_STYLES)
+        options: Any = {"mutable": ("statistics",)}
+        size = (np.int32(13), np.int32(15))
+        _, found = apply(THREE_STYLES, variables, frame, RATIO, size=size, **options)
+        _, expected = apply(THREE_STYLES, variables, IMAGES, RATIO, **options)
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+        jax.tree.map(close, found, expected)
+
+    @pytest.mark.parametrize(
+        "network", [TINY_PAPER, ENLARGING_PAPER[4], TINY.clone(upsampling="transposed")]
+    )
+    def test_are_refused_where_borders_are_no_reflections(self, network: Any) -> None:
+        assert not networks.fits_frames(network)
+        with pytest.raises(ValueError, match="padding='reflect'"):
+            network.apply(variables_of(network), np.ones((1, 48, 48, 3), np.float32), size=(40, 40))

@@ -97,3 +97,58 @@ def test_what_is_computed_in_tiles_is_what_is_computed_at_once(
     found = list(tiling.computed(image, parts, mean_of_neighbours, scale=scale))
     assert sum(tile.pixels.size for tile in found) == whole.size
     np.testing.assert_array_equal(tiling.assemble(found, whole.shape), whole)
+
+
+class TestFrames:
+    def test_of_equal_pictures_waste_little(self) -> None:
+        """At first the sides are rounded up; what is used often gets its own shape."""
+        frames = tiling.Frames(STYLE)
+        found = [frames.shape((1, 480, 639)) for _ in range(200)]
+        assert found[0] == (1, 512, 640)
+        assert found[-1] == (1, 480, 640)
+        assert len(set(found)) == 2
+
+    def test_serve_almost_equal_and_somewhat_smaller_pictures(self) -> None:
+        frames = tiling.Frames(STYLE)
+        frames.shape((1, 500, 640))
+        for size in [(500, 640), (512, 610), (481, 639), (300, 400)]:
+            assert frames.shape((1, *size)) == (1, 512, 640)
+
+    def test_are_their_own_where_filler_takes_longer_than_compiling(self) -> None:
+        frames = tiling.Frames(STYLE)
+        frames.shape((1, 1024, 1024))
+        assert frames.shape((1, 100, 100)) == (1, 128, 128)
+
+    def test_are_of_as_many_pictures(self) -> None:
+        frames = tiling.Frames(STYLE)
+        frames.shape((9, 512, 512))
+        assert frames.shape((1, 512, 512)) == (1, 512, 512)
+
+    def test_of_many_sizes_are_few(self) -> None:
+        frames = tiling.Frames(STYLE)
+        sizes = np.random.default_rng(0).integers(300, 1024, (500, 2))
+        pixels, shapes = 0, set()
+        for height, width in sizes.tolist():
+            shape = frames.shape((1, height, width))
+            assert shape[1] >= height
+            assert shape[2] >= width
+            shapes.add(shape)
+            pixels += shape[1] * shape[2]
+        assert len(shapes) <= 20
+        assert pixels < 2 * sizes.prod(1).sum()
+
+    def test_are_filled_up_with_zeros(self) -> None:
+        pictures = reference.random_images(2, 50, 70, 3)
+        array, size = tiling.framed(pictures, tiling.Frames(STYLE))
+        assert size == (50, 70)
+        assert array.shape == (2, 128, 128, 3)
+        np.testing.assert_array_equal(array[:, :50, :70], pictures)
+        assert not array[:, 50:].any()
+        assert not array[:, :, 70:].any()
+
+    @pytest.mark.parametrize("frames", [None, tiling.Frames(StyleNetwork(upsampling="transposed"))])
+    def test_are_not_used_unless_they_are_given_and_the_network_can(self, frames: Any) -> None:
+        pictures = reference.random_images(1, 50, 70, 3)
+        array, size = tiling.framed(pictures, frames)
+        assert array is pictures
+        assert size is None

@@ -1,5 +1,8 @@
 """Padding: mirrored borders, and gradients that are those of JAX."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,3 +36,22 @@ def test_edge_pad_repeats_the_border() -> None:
     image = jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
     expected = [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
     np.testing.assert_array_equal(pad.edge_pad(image)[0, ..., 0], expected)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (9, 12), (6, 12)])
+@pytest.mark.parametrize(
+    ("padded", "margin"),
+    [(functools.partial(pad.reflect_pad, margin=4), 4), (pad.edge_pad, 1)],
+    ids=["reflect", "edge"],
+)
+def test_a_picture_in_a_larger_array_is_padded_at_its_own_borders(
+    padded: Any, margin: int, size: tuple[int, int]
+) -> None:
+    """Its size is known when the compiled function runs, and what is beside it does not matter."""
+    height, width = size
+    frame = np.full((2, 9, 12, 3), np.float32(-1e3))
+    picture = np.random.default_rng(0).random((2, height, width, 3), np.float32)
+    frame[:, :height, :width] = picture
+    found = jax.jit(padded)(frame, size=(np.int32(height), np.int32(width)))
+    expected = padded(picture)
+    np.testing.assert_array_equal(found[:, : height + 2 * margin, : width + 2 * margin], expected)

@@ -25,6 +25,7 @@ from perceptual_jax.io.images import Picture
 from perceptual_jax.io.storage import pictures_in
 from perceptual_jax.models import stylization
 from perceptual_jax.models.networks import StyleNetwork
+from perceptual_jax.models.tiling import Frames
 from perceptual_jax.pretrained.networks import TrainedNetwork, load_network, shipped
 
 _SHEET_SIDE = 320
@@ -98,10 +99,11 @@ def main(values: Any) -> int | None:
     settings = {**flags.record("stylize", values), "styles_of_network": trained.styles}
     if values.sheet:
         return _write_sheet(values, trained, settings)
+    frames = batch.frames_for(values.input, trained)
     whole = bool(values.content_mask) or values.keep_colors != "none"
     used = [name for name, rows in zip(trained.styles, style_weights.T, strict=True) if rows.any()]
     job = batch.Job(
-        apply=functools.partial(_apply, values, trained, style_weights),
+        apply=functools.partial(_apply, values, trained, frames, style_weights),
         label="-".join(used),
         settings=settings,
         batch_size=1 if whole else flags.batch_size_of(values),
@@ -165,6 +167,7 @@ def _resize(values: Any, picture: Picture) -> Picture:
 def _apply(
     values: Any,
     trained: TrainedNetwork,
+    frames: Frames | None,
     style_weights: np.ndarray,
     pictures: Sequence[Picture],
     interrupts: Interrupts,
@@ -183,6 +186,7 @@ def _apply(
         interrupts,
         trained,
         values.tile_size,
+        frames=frames,
         at_once=functools.partial(stylization.stylize_batch, style_weights=style_weights[0]),
         in_tiles=in_tiles,
     )
@@ -211,6 +215,7 @@ _blend_with_photo = jax.jit(models.blend_with_photo, static_argnames=("keep_colo
 def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any]) -> int:
     """Photos in every style of the network: one in a block with captions, several in rows."""
     source, place = values.input, Path(values.input).expanduser()
+    frames = batch.frames_for(source, trained)
     is_folder, pipe = batch.is_folder(source), source == batch.PIPE
     output = batch.output_of(source if pipe else str(place.resolve()), values.output, "sheet")
     paths = pictures_in(place, exclude=Path(output)) if is_folder else [source]
@@ -222,8 +227,8 @@ def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any])
             with leaving_out(failed, path) if is_folder else contextlib.nullcontext():
                 picture = batch.read(str(path)).fit(values.image_size or _SHEET_SIDE)
                 row = [picture.rgb]
-                for weights, style in zip(one_hot, trained.styles, strict=True):
-                    results = _apply(values, trained, weights[None], [picture], interrupts)
+                for weights, style in zip(one_hot[:, None], trained.styles, strict=True):
+                    results = _apply(values, trained, frames, weights, [picture], interrupts)
                     if not results:
                         break
                     row.append(results[0].rgb)

@@ -16,6 +16,7 @@ from perceptual_jax.cli.interrupts import Interrupts
 from perceptual_jax.io import images
 from perceptual_jax.io.images import Picture
 from perceptual_jax.models import super_resolution
+from perceptual_jax.models.tiling import Frames
 from perceptual_jax.pretrained.networks import TrainedNetwork, load_superres
 
 
@@ -45,7 +46,7 @@ def define_flags(define: flags.Flags) -> None:
 def main(values: Any) -> int:
     trained = batch.prepared(load_superres(values.network, values.factor), values)
     job = batch.Job(
-        apply=functools.partial(_apply, values, trained),
+        apply=functools.partial(_apply, values, trained, batch.frames_for(values.input, trained)),
         label=f"x{values.factor}",
         settings=flags.record("superres", values),
         batch_size=flags.batch_size_of(values),
@@ -68,6 +69,7 @@ def _check_size(factor: int, picture: Picture) -> Picture:
 def _apply(
     values: Any,
     trained: TrainedNetwork,
+    frames: Frames | None,
     pictures: Sequence[Picture],
     interrupts: Interrupts,
 ) -> list[Picture]:
@@ -76,6 +78,7 @@ def _apply(
         interrupts,
         trained,
         values.tile_size,
+        frames=frames,
         at_once=super_resolution.enlarge_batch,
         in_tiles=models.enlarge_tiles,
         scale=values.factor,
