@@ -15,3 +15,4 @@ from perceptual_jax.models.super_resolution import enlarge as enlarge
 from perceptual_jax.models.super_resolution import enlarge_tiles as enlarge_tiles
 from perceptual_jax.models.super_resolution import match_input as match_input
 from perceptual_jax.models.tiling import assemble as assemble
+from perceptual_jax.models.variation import vary as vary

@@ -112,12 +112,14 @@ def stylize_regions(
     style_weights: Sequence[Any] | np.ndarray,
     tile: int = TILE,
     frames: tiling.Frames | None = None,
+    background: np.ndarray | None = None,
 ) -> Iterator[Tile]:
     """`stylize_tiles` of a picture whose regions have different styles.
 
-    Beside what that takes: `masks` of the regions, each `(H, W)`, as for `blend_regions`, and as
-    many `style_weights`, each `(styles,)`.
+    Beside what that takes: `masks` of the regions, each `(H, W)`, as for `blend_regions`, as many
+    `style_weights`, each `(styles,)`, and what shows outside of the regions, by default `image`.
     """
+    background = image if background is None else background
     pictures = [
         stylize_tiles(
             variables, image, network=network, style_weights=weights, tile=tile, frames=frames
@@ -127,7 +129,7 @@ def stylize_regions(
     for parts in zip(*pictures, strict=True):
         place = parts[0].place
         pixels = [part.pixels for part in parts]
-        blended = _blend_regions(image[place], pixels, [mask[place] for mask in masks])
+        blended = _blend_regions(background[place], pixels, [mask[place] for mask in masks])
         yield parts[0]._replace(pixels=np.asarray(blended))
 
 

@@ -59,6 +59,12 @@ def define_flags(define: flags.Flags) -> None:
         "fast_neural_style, or a shipped one. By default the shipped one that has the styles.",
     )
     define.float("strength", 1.0, "From 0, the photo, to 1, the full style.")
+    define.float(
+        "variation",
+        0.5,
+        "Grey noise where the photo is flat, such as in a sky, from 0, none, to 1: without it a "
+        "network draws one fine pattern there, with it strokes and clouds of all sizes.",
+    )
     define.enum(
         "keep_colors",
         "none",
@@ -91,8 +97,9 @@ def main(values: Any) -> int | None:
     if values.list:
         print(_list_of_styles())
         return None
-    if values.strength > 1:
-        raise UserError(f"--strength={values.strength} must be between 0 and 1")
+    for name in ("strength", "variation"):
+        if (value := getattr(values, name)) > 1:
+            raise UserError(f"--{name}={value} must be between 0 and 1")
     styles = flags.weighted_names(values.style) if values.style else []
     trained = _load_network(values, [name for name, _ in styles])
     style_weights = _style_weights(values, trained, styles or [(trained.styles[0], 1.0)])
@@ -180,9 +187,10 @@ def _apply(
             models.stylize_regions,
             masks=masks.read_all(values.content_mask, len(style_weights), height_width),
             style_weights=style_weights,
+            background=pictures[0].rgb,
         )
     results = batch.results(
-        pictures,
+        [dataclasses.replace(x, rgb=models.vary(x.rgb, values.variation)) for x in pictures],
         interrupts,
         trained,
         values.tile_size,

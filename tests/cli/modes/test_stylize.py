@@ -19,7 +19,7 @@ from perceptual_jax import color
 from perceptual_jax.cli import main
 from perceptual_jax.cli.modes import stylize
 from perceptual_jax.io import images, resources
-from perceptual_jax.models import stylization
+from perceptual_jax.models import stylization, vary
 from perceptual_jax.models.networks import StyleNetwork
 from perceptual_jax.pretrained import networks as pretrained_networks
 from tests import reference
@@ -79,8 +79,10 @@ def made(*arguments: str) -> np.ndarray:
     return images.read("out.png")
 
 
-def expected(trained: pretrained_networks.TrainedNetwork, *weights: float) -> np.ndarray:
-    photo = images.read("photo.png")
+def expected(
+    trained: pretrained_networks.TrainedNetwork, *weights: float, variation: float = 0.5
+) -> np.ndarray:
+    photo = vary(images.read("photo.png"), variation)
     return np.asarray(
         stylization.stylize_batch(
             trained.variables, photo[None], network=NETWORK, style_weights=np.array(weights)
@@ -184,6 +186,14 @@ class TestStyles:
         assert not Path("photos-sheet.png").exists()
 
 
+class TestVariation:
+    @pytest.mark.parametrize("amount", [0.0, 1.0])
+    def test_is_as_much_as_is_asked_for(
+        self, trained: pretrained_networks.TrainedNetwork, amount: float
+    ) -> None:
+        assert_alike(made(f"--variation={amount}"), expected(trained, 1, 0, variation=amount))
+
+
 class TestBlending:
     def test_strength_blends_towards_the_photo(
         self, trained: pretrained_networks.TrainedNetwork
@@ -211,7 +221,9 @@ class TestBlending:
         found = made("--keep_colors=histogram").mean((0, 1))
         np.testing.assert_allclose(found, images.read("photo.png").mean((0, 1)), atol=0.03)
 
-    @pytest.mark.parametrize("flag", ["--strength=1.5", "--strength=-1", "--style=day:0"])
+    @pytest.mark.parametrize(
+        "flag", ["--strength=1.5", "--strength=-1", "--variation=1.5", "--style=day:0"]
+    )
     def test_a_number_out_of_range_is_refused(self, flag: str) -> None:
         assert run("--input=photo.png", flag) == 2
         assert not Path("photo-day.png").exists()
