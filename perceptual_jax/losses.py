@@ -105,7 +105,9 @@ def gram_matrix(
         positions = jnp.maximum(jnp.sum(shares, axis=(-2, -1), keepdims=True), 1e-6)
     if normalize_by == "none":
         return gram
-    return gram / (positions * channels if normalize_by == "elements" else positions)
+    divisor = positions * channels if normalize_by == "elements" else positions
+    # A product is rounded in the same way in every transformation, a quotient is not.
+    return gram * (1.0 / divisor)
 
 
 def _product(first: jax.Array, second: jax.Array) -> jax.Array:

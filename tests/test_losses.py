@@ -1,5 +1,6 @@
 """The losses: the papers' numbers, one per image, with finite gradients and clear errors."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -442,3 +443,17 @@ class TestErrors:
             losses.total_variation(jnp.ones((4, 5, 3), jnp.uint8))
         with pytest.raises(ValueError, match="at least 3 axes"):
             losses.total_variation(jnp.ones((4, 5)))
+
+
+@pytest.mark.parametrize("normalize_by", losses.NORMALIZATIONS)
+def test_gram_matrices_have_the_same_bits_in_both_modes_of_differentiation(
+    normalize_by: str,
+) -> None:
+    """So that derivatives agree where two Gram matrices differ by rounding alone."""
+    features = jnp.linspace(0, 1, 60).reshape(4, 5, 3)
+    gram = functools.partial(losses.gram_matrix, normalize_by=normalize_by)
+    expected = gram(features)
+    forward, _ = jax.jvp(gram, (features,), (features,))
+    reverse, _ = jax.vjp(gram, features)
+    np.testing.assert_array_equal(forward, expected)
+    np.testing.assert_array_equal(reverse, expected)
