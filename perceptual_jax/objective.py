@@ -36,11 +36,17 @@ def _setting(default: Any, help: str, **metadata: Any) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 
+# The weights of terms that smooth, where none is given, as parts of `content_weight +
+# style_weight`: those of `JOHNSON` and of `GATYS`, below, which say where they come from.
+_TV_SHARE = 1e-6 / (1.0 + 5.0)
+_RANGE_SHARE = 1e3 / (1.0 + 1e4)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
     """Layers, weights and formulation.
 
-    The weights are ratios: all of them times one factor give the same picture.
+    The weights are ratios: all that are given, times one factor, give the same picture.
 
     Attributes:
       formulation: `"gatys"`, `"johnson"` or `"johnson_code"`.
@@ -58,14 +64,17 @@ class Objective:
     )
     content_weight: float = _setting(1.0, "alpha, lambda_c: factor of the content loss.")
     style_weight: float = _setting(1.0, "beta, lambda_s: factor of the style loss.")
-    tv_weight: float = _setting(
-        0.0, "Factor of the squared total variation of pixels in 0..255: higher is smoother."
+    tv_weight: float | None = _setting(
+        0.0,
+        "Factor of the squared total variation of pixels in 0..255: higher is smoother. None: in "
+        "proportion to the others, 1e-6 where content_weight + style_weight is 6.",
     )
-    range_weight: float = _setting(
+    range_weight: float | None = _setting(
         0.0,
         "Factor of the squared distance of pixels from 0..255, into which they are clipped when "
         "the picture is written. Not in the papers; without it clipping raises the objective, and "
-        "shows as grain.",
+        "shows as grain. None: in proportion to the others, 1e3 where content_weight + "
+        "style_weight is 10001.",
     )
     pooling: str = _setting(
         "max",
@@ -90,6 +99,8 @@ class Objective:
             raise ValueError(f"pooling must be 'max' or 'avg', got {self.pooling!r}")
         for name in ("content_weight", "style_weight", "tv_weight", "range_weight"):
             value = getattr(self, name)
+            if value is None and name in ("tv_weight", "range_weight"):
+                continue
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
         weights = self.style_layer_weights
@@ -113,10 +124,13 @@ class Objective:
         weights = {f"content/{layer}": self.content_weight for layer in self.content_layers}
         for layer, weight in zip(self.style_layers, per_layer, strict=True):
             weights[f"style/{layer}"] = self.style_weight * weight
-        if self.tv_weight:
-            weights["total_variation"] = self.tv_weight
-        if self.range_weight:
-            weights["range"] = self.range_weight
+        for name, given, share in (
+            ("total_variation", self.tv_weight, _TV_SHARE),
+            ("range", self.range_weight, _RANGE_SHARE),
+        ):
+            in_proportion = share * (self.content_weight + self.style_weight)
+            if own := in_proportion if given is None else given:
+                weights[name] = own
         return weights
 
 
@@ -131,7 +145,7 @@ GATYS = Objective(
     content_weight=1.0,
     style_layers=("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"),
     style_weight=1e4,
-    range_weight=1e3,
+    range_weight=None,  # 1e3.
     pooling="avg",
 )
 
@@ -142,7 +156,7 @@ JOHNSON = Objective(
     content_weight=1.0,
     style_layers=("relu1_2", "relu2_2", "relu3_3", "relu4_3"),
     style_weight=5.0,
-    tv_weight=1e-6,
+    tv_weight=None,  # 1e-6.
 )
 
 
@@ -152,8 +166,9 @@ class Targets(NamedTuple):
     Attributes:
       content: for each content layer, the photo's features `(H, W, C)`.
       style: for each style layer, the paintings' Gram matrices `(R, C, C)`, one for each region.
-      regions: for each style layer, which positions belong to a region, `(R, H, W)` in [0, 1]; an
-        empty dict without masks, where the one region is the whole picture.
+      regions: for each style layer, how much positions count in a region, `(R, H, W)`: the masks
+        times the paintings' weights, whose mean is 1; an empty dict without masks, where the one
+        region is the whole picture.
     """
 
     content: dict[str, jax.Array]
@@ -189,14 +204,14 @@ def targets(
 
     Several paintings without masks are blended: the sum of their style losses has the same
     gradient as the loss of the weighted mean of their Gram matrices, which is what is kept.  With
-    `content_masks`, painting i is for region i alone.
+    `content_masks`, painting i is for region i alone, whose style loss its weight multiplies.
 
     Args:
       objective: which layers, in which formulation.
       params: VGG parameters.
       content: the photo, `(H, W, 3)`; None if only the style is wanted.
       styles: paintings, each `(H', W', 3)` of any size.
-      style_weights: how much each painting counts in a blend; equal by default, sum taken as 1.
+      style_weights: how much each painting counts, as ratios; equal by default.
       content_masks: a mask `(H, W)` in [0, 1] of the photo for each painting.
       style_masks: a mask `(H', W')` for each painting, of the part whose style is taken.
 
@@ -228,7 +243,8 @@ def targets(
     regions: dict[str, jax.Array] = {}
     if content_masks is not None:
         for layer in objective.style_layers:
-            regions[layer] = jnp.stack([_shrink(mask, layer) for mask in content_masks])
+            shrunk = jnp.stack([_shrink(mask, layer) for mask in content_masks])
+            regions[layer] = shrunk * (shares / shares.mean())[:, None, None]
     else:
         blend = functools.partial(jnp.tensordot, axes=1, precision=jax.lax.Precision.HIGHEST)
         grams = {layer: blend(shares / shares.sum(), each)[None] for layer, each in grams.items()}
