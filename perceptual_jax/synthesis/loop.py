@@ -119,7 +119,6 @@ def run(
     scale = sum(given.values(), np.zeros(batch)) / _SUM_OF_WEIGHTS
     scale = np.where(scale > 0, scale, 1.0)
     weights = {name: np.float32(value / scale) for name, value in given.items()}
-    as_given = scale.astype(np.float32)[:, None]
     done, evaluations = 0, 1
     constants = (params, targets, weights)
     while done <= steps:
@@ -129,8 +128,8 @@ def run(
         )
         totals, terms = jax.device_get((totals, terms))
         trace = Trace(
-            as_given * totals[:, :evaluations],
-            {name: as_given * values[:, :evaluations] for name, values in terms.items()},
+            _scaled(totals[:, :evaluations], scale),
+            {name: _scaled(values[:, :evaluations], scale) for name, values in terms.items()},
         )
         seconds = (time.perf_counter() - began) / evaluations
         first, done = done == 0, done + evaluations
@@ -143,6 +142,12 @@ def run(
         # The first dispatch includes compiling, and says nothing of the time of an iteration.
         pace = 1 if first else max(1, int(seconds_per_report / seconds))
         evaluations = min(pace, MAX_PER_DISPATCH, steps + 1 - done)
+
+
+def _scaled(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Values `(B, evaluations)` times the scale of each image's weights; too large ones infinite."""
+    with np.errstate(over="ignore"):
+        return (values * scale[:, None]).astype(np.float32)
 
 
 def _non_finite(trace: Trace) -> str:

@@ -57,10 +57,6 @@ def define_flags(define: flags.Flags) -> None:
 
 
 def main(values: Any) -> int:
-    with usage_errors():
-        weights = flags.filled(JOHNSON, values).term_weights()
-    # A number, with which a run that goes on is compared.
-    values.tv_weight = weights.get("total_variation", 0.0)
     name = "-".join(Path(style).stem for style in values.style)
     return training_run.main(
         values, ACCELERATOR, CPU, name=name, begin=_begin, styles_only=values.freeze_trunk
