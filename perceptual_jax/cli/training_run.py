@@ -113,7 +113,8 @@ def check_resumable(options: RunOptions, settings: Mapping[str, Any]) -> None:
     # Only to read: the run may be going on in another terminal.
     with Checkpoints(workdir, only_read=True) as checkpoints:
         saved = checkpoints.settings() or {}
-    before, now = _comparable(saved), _comparable(json.loads(json.dumps(settings)))
+    with usage_errors():
+        before, now = _comparable(saved), _comparable(json.loads(json.dumps(settings)))
     changes = ", ".join(
         f"--{name} was {_as_flag(before[name])}, now {_as_flag(now[name])}"
         for name in now

@@ -145,7 +145,7 @@ def run(
 
 
 def _scaled(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Values `(B, evaluations)` times the scale of each image's weights; too large ones infinite."""
+    """Values `(B, evaluations)` times the scale of each image's weights; infinite if too large."""
     with np.errstate(over="ignore"):
         return (values * scale[:, None]).astype(np.float32)
 
