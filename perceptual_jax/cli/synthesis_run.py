@@ -58,7 +58,7 @@ def run(
                     # A copy: the next dispatch takes the array.
                     best, before = np.array(report.best), iterations
                     iterations = report.step + sum(steps for _, steps in stages[: report.stage])
-                    stopped = np.count_nonzero(~np.isfinite(report.trace.totals[:, -1]))
+                    stopped = int(np.sum(~np.isfinite(report.trace.totals[:, -1])))
                     bar.update(
                         math.prod(best.shape[1:3]) * report.trace.totals.shape[1],
                         f"{_size(best)} iteration {report.step}/{report.steps}",

@@ -79,9 +79,7 @@ def fetch_file(url: str, path: Path, *, size: int, sha256: str) -> None:
                 file.seek(place)
                 file.write(chunk)
                 bar.update(place + len(chunk) - bar.n)
-        file.seek(0)
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+    if (found := digest(part)) != sha256:
         part.unlink()
         raise DownloadError(f"{url} gave a damaged file: its SHA-256 is {found}, not {sha256}")
     part.replace(path)
@@ -213,7 +211,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def sha256(path: Path) -> str:
+def digest(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -139,7 +139,11 @@ def is_oxford(state_dict: Mapping[str, np.ndarray]) -> bool:
     classifier = state_dict.get(_CLASSIFIER_BIAS, np.zeros(1))
     if classifier.shape == (4096,) and np.isnan(classifier).all():
         return True
-    rounded = np.ascontiguousarray(state_dict.get("features.0.weight", np.zeros(1)), "<f2")
+    kernel = state_dict.get("features.0.weight", np.zeros(1))
+    if kernel.dtype.kind != "f":
+        return False
+    with np.errstate(over="ignore"):
+        rounded = np.ascontiguousarray(kernel, "<f2")
     return hashlib.sha256(rounded.data).hexdigest() == _OXFORD_FIRST_KERNEL
 
 
@@ -184,7 +188,7 @@ def fetch(source: Source, folder: Path) -> Params:
     name = PurePosixPath(source.url).name
     by_hand = folder / name
     if by_hand.exists():
-        if not by_hand.is_file() or download.sha256(by_hand) != source.sha256:
+        if not by_hand.is_file() or download.digest(by_hand) != source.sha256:
             raise FileError(
                 f"{by_hand} is damaged: its SHA-256 is not {source.sha256}; remove it, or put an "
                 "intact copy in its place"

@@ -274,7 +274,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, vgg16: dict[str, np.ndarray])
     """What a server on this machine offers: `/vgg16-DIGITS.pth`, its port."""
     site = tmp_path_factory.mktemp("site")
     torchwriter.write_legacy(site / "vgg16.pth", torchwriter.state_dict(vgg16))
-    digits = download.sha256(site / "vgg16.pth")[:8]
+    digits = download.digest(site / "vgg16.pth")[:8]
     (site / "vgg16.pth").rename(site / f"vgg16-{digits}.pth")
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -310,7 +310,7 @@ class TestFetch:
         return Source(
             url=f"http://127.0.0.1:{(site / 'port').read_text()}/{official.name}",
             size=official.stat().st_size,
-            sha256=download.sha256(official),
+            sha256=download.digest(official),
         )
 
     @pytest.fixture
