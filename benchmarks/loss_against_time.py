@@ -71,7 +71,8 @@ class Judge:
         self, image: np.ndarray, targets: Targets, iterations: int, optimizer: Optimizer
     ) -> list[float]:
         """The objective of the best picture after 0, 1, ... iterations from an image."""
-        held = dataclasses.replace(self.aim, range_weight=max(self.aim.range_weight, RANGE_WEIGHT))
+        weight = max(self.aim.term_weights().get("range", 0.0), RANGE_WEIGHT)
+        held = dataclasses.replace(self.aim, range_weight=weight)
         reports = synthesis.run(
             held,
             self.params,

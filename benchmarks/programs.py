@@ -118,7 +118,7 @@ def run_peer(inputs: Inputs, *, steps: int, python: str, in_range: bool = False)
         f"--pooling={COMPARED.pooling}",
         f"--content-weight={COMPARED.content_weight}",
         f"--style-weight={COMPARED.style_weight}",
-        f"--range-weight={GATYS.range_weight if in_range else 0.0}",
+        f"--range-weight={GATYS.term_weights()['range'] if in_range else 0.0}",
     ]
     process = whole_process.run(command, log=log, environment=os.environ)
     evaluations = [

@@ -24,18 +24,18 @@ _WINDOW = 128
 def sky(height: int, width: int) -> np.ndarray:
     """A smooth sky of 8 bits with faint clouds, `(H, W, 3)`."""
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
-    base = np.float32([0.45, 0.62, 0.88]) + np.float32([0.35, 0.22, -0.08]) * rows
+    base = np.array([0.45, 0.62, 0.88]) + np.array([0.35, 0.22, -0.08]) * rows
     random, clouds = np.random.default_rng(5), np.zeros((height, width), np.float32)
     for count in (3, 5, 8):
         grid = random.random((count, count + 1), np.float32)
         clouds += images.resize(grid, (height, width)) / count
-    picture = base + np.float32(0.25) * (clouds - clouds.mean())[..., None]
+    picture = base + 0.25 * (clouds - clouds.mean())[..., None]
     return images.eight_bits(picture).astype(np.float32) / 255
 
 
 def repetition(picture: np.ndarray) -> float:
     """The largest autocorrelation of the luma at the lags, the median over windows of a picture."""
-    luma = picture @ np.float32([0.299, 0.587, 0.114])
+    luma = picture @ np.array([0.299, 0.587, 0.114])
     taper = np.outer(np.hanning(_WINDOW), np.hanning(_WINDOW))
     y, x = np.mgrid[-_WINDOW // 2 : _WINDOW // 2, -_WINDOW // 2 : _WINDOW // 2]
     ring = (_LAGS[0] <= np.hypot(y, x)) & (np.hypot(y, x) <= _LAGS[1])

@@ -150,7 +150,7 @@ def peer_command(
         f"--learning-rate={CONFIG.learning_rate}",
         f"--content-weight={JOHNSON.content_weight}",
         f"--style-weight={JOHNSON.style_weight}",
-        f"--tv-weight={JOHNSON.tv_weight}",
+        f"--tv-weight={JOHNSON.term_weights()['total_variation']}",
     ]
 
 

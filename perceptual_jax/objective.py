@@ -30,11 +30,17 @@ from perceptual_jax.ops.checks import as_images, check_settings, setting
 FORMULATIONS = ("gatys", "johnson", "johnson_code")
 
 
+# The weights of terms that smooth, where none is given, as parts of `content_weight +
+# style_weight`: those of `JOHNSON` and of `GATYS`, below, which say where they come from.
+_TV_SHARE = 1e-6 / (1.0 + 5.0)
+_RANGE_SHARE = 1e3 / (1.0 + 1e4)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
     """Layers, weights and formulation.
 
-    The weights are ratios: all of them times one factor give the same picture.
+    The weights are ratios: all that are given, times one factor, give the same picture.
 
     Attributes:
       style_layer_weights: w_l for each style layer; None for the formulation's own: 1/L for
@@ -53,15 +59,17 @@ class Objective:
         "alpha, lambda_c: factor of the content loss.", default=1.0, least=0
     )
     style_weight: float = setting("beta, lambda_s: factor of the style loss.", default=1.0, least=0)
-    tv_weight: float = setting(
-        "Factor of the squared total variation of pixels in 0..255: higher is smoother.",
+    tv_weight: float | None = setting(
+        "Factor of the squared total variation of pixels in 0..255: higher is smoother. None: in "
+        "proportion to the others, 1e-6 where content_weight + style_weight is 6.",
         default=0.0,
         least=0,
     )
-    range_weight: float = setting(
+    range_weight: float | None = setting(
         "Factor of the squared distance of pixels from 0..255, into which they are clipped when "
         "the picture is written. Not in the papers; without it clipping raises the objective, and "
-        "shows as grain.",
+        "shows as grain. None: in proportion to the others, 1e3 where content_weight + "
+        "style_weight is 10001.",
         default=0.0,
         least=0,
     )
@@ -104,10 +112,13 @@ class Objective:
         weights = {f"content/{layer}": self.content_weight for layer in self.content_layers}
         for layer, weight in zip(self.style_layers, per_layer, strict=True):
             weights[f"style/{layer}"] = self.style_weight * weight
-        if self.tv_weight:
-            weights["total_variation"] = self.tv_weight
-        if self.range_weight:
-            weights["range"] = self.range_weight
+        for name, given, share in (
+            ("total_variation", self.tv_weight, _TV_SHARE),
+            ("range", self.range_weight, _RANGE_SHARE),
+        ):
+            in_proportion = share * (self.content_weight + self.style_weight)
+            if own := in_proportion if given is None else given:
+                weights[name] = own
         return weights
 
 
@@ -122,7 +133,7 @@ GATYS = Objective(
     content_weight=1.0,
     style_layers=("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"),
     style_weight=1e4,
-    range_weight=1e3,
+    range_weight=None,  # 1e3.
     pooling="avg",
 )
 
@@ -133,7 +144,7 @@ JOHNSON = Objective(
     content_weight=1.0,
     style_layers=("relu1_2", "relu2_2", "relu3_3", "relu4_3"),
     style_weight=5.0,
-    tv_weight=1e-6,
+    tv_weight=None,  # 1e-6.
 )
 
 
@@ -143,8 +154,9 @@ class Targets(NamedTuple):
     Attributes:
       content: for each content layer, the photo's features `(H, W, C)`.
       style: for each style layer, the paintings' Gram matrices `(R, C, C)`, one for each region.
-      regions: for each style layer, which positions belong to a region, `(R, H, W)` in [0, 1]; an
-        empty dict without masks, where the one region is the whole picture.
+      regions: for each style layer, how much positions count in a region, `(R, H, W)`: the masks
+        times the paintings' weights, whose mean is 1; an empty dict without masks, where the one
+        region is the whole picture.
     """
 
     content: dict[str, jax.Array]
@@ -180,14 +192,14 @@ def targets(
 
     Several paintings without masks are blended: the sum of their style losses has the same
     gradient as the loss of the weighted mean of their Gram matrices, which is what is kept.  With
-    `content_masks`, painting i is for region i alone.
+    `content_masks`, painting i is for region i alone, whose style loss its weight multiplies.
 
     Args:
       objective: which layers, in which formulation.
       params: VGG parameters.
       content: the photo, `(H, W, 3)`; None if only the style is wanted.
       styles: paintings, each `(H', W', 3)` of any size.
-      style_weights: how much each painting counts in a blend; equal by default, sum taken as 1.
+      style_weights: how much each painting counts, as ratios; equal by default.
       content_masks: a mask `(H, W)` in [0, 1] of the photo for each painting.
       style_masks: a mask `(H', W')` for each painting, of the part whose style is taken.
 
@@ -219,7 +231,8 @@ def targets(
     regions: dict[str, jax.Array] = {}
     if content_masks is not None:
         for layer in objective.style_layers:
-            regions[layer] = jnp.stack([_shrink(mask, layer) for mask in content_masks])
+            shrunk = jnp.stack([_shrink(mask, layer) for mask in content_masks])
+            regions[layer] = shrunk * (shares / shares.mean())[:, None, None]
     else:
         blend = functools.partial(jnp.tensordot, axes=1, precision=jax.lax.Precision.HIGHEST)
         grams = {layer: blend(shares / shares.sum(), each)[None] for layer, each in grams.items()}

@@ -212,6 +212,27 @@ class TestRegions:
         # By hand: 8 of 20 columns, and the other 12.
         np.testing.assert_allclose(total, 7.0 * (0.4 * parts[0] + 0.6 * parts[1]), rtol=1e-4)
 
+    @pytest.mark.parametrize("formulation", objective_lib.FORMULATIONS)
+    def test_a_paintings_weight_is_that_of_its_regions_term(self, formulation: str) -> None:
+        """As ratios, by hand: 3 to 1 is 1.5 and 0.5 times what equal weights give."""
+        objective = Objective(formulation=formulation, style_layers=("conv1_2", "conv2_1"))
+
+        def style(region: int | None, weights: Any) -> jax.Array:
+            masks = [self.left, 1 - self.left]
+            if region is not None:
+                masks[1 - region] = jnp.zeros((16, 20))
+            found = made_for(
+                objective, styles=self.styles, style_weights=weights, content_masks=masks
+            )
+            return evaluate(objective, PARAMS, IMAGE, found)[0]
+
+        parts = [style(region, None) for region in (0, 1)]
+        for weights in ([3.0, 1.0], [3e4, 1e4]):
+            np.testing.assert_allclose(
+                style(None, weights), 1.5 * parts[0] + 0.5 * parts[1], rtol=1e-5
+            )
+        np.testing.assert_allclose(style(None, [0.0, 2.0]), 2 * parts[1], rtol=1e-5)
+
     def test_one_region_everywhere_is_no_region(self) -> None:
         plain, _ = evaluate(SMALL, PARAMS, IMAGE, made_for(SMALL))
         masked, _ = evaluate(
@@ -274,6 +295,37 @@ class TestTermWeights:
             "style/relu2_1": 30.0,
             "style/conv3_1": 30.0,
         }
+
+    @pytest.mark.parametrize("preset", [GATYS, JOHNSON])
+    @pytest.mark.parametrize("factor", [1e-4, 1e4])
+    def test_all_that_are_given_times_one_factor_are_the_same_ratios(
+        self, preset: Objective, factor: float
+    ) -> None:
+        """No term has a scale of its own, whether its weight is given or not."""
+        for given in (preset, SMALL, dataclasses.replace(preset, tv_weight=2.0, range_weight=3.0)):
+            weights = {
+                name: factor * value
+                for name in ("content_weight", "style_weight", "tv_weight", "range_weight")
+                if (value := getattr(given, name)) is not None
+            }
+            found = dataclasses.replace(given, **weights).term_weights()
+            assert found == pytest.approx(
+                {name: factor * weight for name, weight in given.term_weights().items()}
+            )
+
+    def test_that_of_a_smoothing_term_follows_the_others_unless_it_is_given(self) -> None:
+        """By hand: 10 + 1e5 is ten times 1 + 1e4, to which the default of 1e3 belongs."""
+        tenfold = dataclasses.replace(GATYS, content_weight=10.0, style_weight=1e5)
+        assert tenfold.term_weights()["range"] == pytest.approx(1e4)
+        assert dataclasses.replace(tenfold, range_weight=1e3).term_weights()["range"] == 1e3
+        assert "range" not in dataclasses.replace(tenfold, range_weight=0.0).term_weights()
+
+    def test_values_scale_with_them(self) -> None:
+        scaled = dataclasses.replace(
+            SMALL, content_weight=2e4, style_weight=30e4, tv_weight=1e-3 * 1e4
+        )
+        found, expected = (evaluate(x, PARAMS, IMAGE, made_for(x))[0] for x in (scaled, SMALL))
+        np.testing.assert_allclose(found, 1e4 * expected, rtol=1e-6)
 
     def test_layers_may_have_their_own(self) -> None:
         objective = dataclasses.replace(SMALL, style_layer_weights=(0.1, 0.0, 2.0))
@@ -376,6 +428,7 @@ class TestObjective:
             ({"content_weight": -1.0}, "content_weight must be a finite number of at least 0"),
             ({"style_weight": float("nan")}, "style_weight must be .* got nan"),
             ({"tv_weight": float("inf")}, "tv_weight must be .* got inf"),
+            ({"range_weight": -1.0}, "range_weight must be .* got -1"),
             (
                 {"style_layers": ("conv1_1", "conv2_1"), "style_layer_weights": (1.0,)},
                 "one weight for each of 2 style layers, got 1",
@@ -421,6 +474,7 @@ class TestPresets:
         assert GATYS.tv_weight == 0
         assert GATYS.content_weight / GATYS.style_weight == pytest.approx(1e-4)
         weights = GATYS.term_weights()
+        assert weights["range"] == 1e3
         assert [weights[f"style/{x}"] for x in GATYS.style_layers] == pytest.approx([1e4 / 5] * 5)
 
     def test_johnson(self) -> None:

@@ -4,7 +4,8 @@ import contextlib
 import ctypes
 import math
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 import jax
 
@@ -80,16 +81,67 @@ def available_bytes() -> int | None:
 
 
 def _host_bytes() -> int | None:
-    candidates = []
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                candidates.append(int(line.split()[1]) * 1024)
-    with contextlib.suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-        candidates.append(limit - used)
+    """Memory that this process may still take: the least that the machine and every limit leave."""
+    candidates = [
+        *_free_of_machine(Path("/proc")),
+        *_free_of_groups(Path("/proc"), Path("/sys/fs/cgroup")),
+        *_free_of_limits(Path("/proc")),
+    ]
     if not candidates:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             candidates.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return min(candidates, default=None)
+    return max(0, min(candidates)) if candidates else None
+
+
+def _free_of_machine(proc: Path) -> Iterator[int]:
+    with contextlib.suppress(OSError, ValueError):
+        for line in (proc / "meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                yield int(line.split()[1]) * 1024
+
+
+def _free_of_groups(proc: Path, mounts: Path) -> Iterator[int]:
+    """What is left of the limit of each control group that holds this process, as of its parents.
+
+    Args:
+      proc: `self/cgroup` in it names the groups, `0::/path` for version 2 and `4:memory:/path` for
+        version 1.
+      mounts: where version 2 is mounted, or beneath it `unified` and, for version 1, `memory`.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        for line in (proc / "self" / "cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if "memory" in controllers.split(","):
+                roots, names = [mounts / "memory"], ("limit_in_bytes", "usage_in_bytes", "total_")
+            elif not controllers:
+                roots, names = [mounts, mounts / "unified"], ("max", "current", "")
+            else:
+                continue
+            limit, usage, prefix = names
+            # In a container the path may be the host's, of which only the end is mounted, as root.
+            group = PurePosixPath(path.lstrip("/"))
+            for folder in [root / parent for root in roots for parent in (group, *group.parents)]:
+                with contextlib.suppress(OSError, ValueError):
+                    left = int((folder / f"memory.{limit}").read_text())
+                    left -= int((folder / f"memory.{usage}").read_text())
+                    # Copies of files that were read count as used, and are given up when needed.
+                    for entry in (folder / "memory.stat").read_text().splitlines():
+                        if entry.startswith(f"{prefix}inactive_file "):
+                            left += int(entry.split()[1])
+                    yield left
+
+
+def _free_of_limits(proc: Path) -> Iterator[int]:
+    """What `ulimit -v` and `ulimit -d` leave: of addresses, and of memory that is this process's.
+
+    Args:
+      proc: `self/statm` in it counts pages: of all addresses first, of data sixth.
+    """
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        pages = (proc / "self" / "statm").read_text(encoding="ascii").split()
+        for kind, used in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
+            limit, _ = resource.getrlimit(kind)
+            if limit != resource.RLIM_INFINITY:
+                yield limit - int(used) * resource.getpagesize()

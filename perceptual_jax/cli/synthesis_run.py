@@ -46,7 +46,7 @@ def run(
       UserError: the objective became infinite or NaN; the last good picture is written before.
     """
     began = time.monotonic()
-    best, iterations, failure = None, 0, None
+    best, iterations, stopped, failure = None, 0, 0, None
     with contextlib.ExitStack() as stack:
         # Closed last: it draws a plot, and by then the picture is written.
         record = stack.enter_context(RunFolder(workdir, settings, plot=plot)) if workdir else None
@@ -58,6 +58,7 @@ def run(
                     # A copy: the next dispatch takes the array.
                     best, before = np.array(report.best), iterations
                     iterations = report.step + sum(steps for _, steps in stages[: report.stage])
+                    stopped = int(np.sum(~np.isfinite(report.trace.totals[:, -1])))
                     bar.update(
                         math.prod(best.shape[1:3]) * report.trace.totals.shape[1],
                         f"{_size(best)} iteration {report.step}/{report.steps}",
@@ -87,6 +88,11 @@ def run(
         write(output, best, iterations)
         seconds = time.monotonic() - began
         print(f"{output}: {_size(best)}, {iterations} iterations, {seconds:.0f} s")
+        if 0 < stopped < len(best):
+            print(
+                f"{stopped} of the {len(best)} pictures went no further, as their objective was "
+                "no longer finite: lower --learning_rate"
+            )
     if failure:
         raise UserError(f"{failure} (--learning_rate); {output} is the picture before that")
     if interrupts and iterations < sum(steps for _, steps in stages):

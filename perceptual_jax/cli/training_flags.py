@@ -8,7 +8,8 @@ import jax
 
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.flags import Flags, filled, settings
-from perceptual_jax.training.step import LEARNING_RATES, TrainConfig, setting
+from perceptual_jax.ops.checks import setting
+from perceptual_jax.training.step import LEARNING_RATES, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.interrupts import interruptible
 from perceptual_jax.cli.training_flags import RunOptions, TrainSettings
 from perceptual_jax.io import resources
+from perceptual_jax.objective import JOHNSON
 from perceptual_jax.pretrained.networks import TrainedNetwork
 from perceptual_jax.training import photos
 from perceptual_jax.training.checkpoints import Checkpoints, of_all_processes
@@ -112,8 +113,8 @@ def check_resumable(options: RunOptions, settings: Mapping[str, Any]) -> None:
     # Only to read: the run may be going on in another terminal.
     with Checkpoints(workdir, only_read=True) as checkpoints:
         saved = checkpoints.settings() or {}
-    before = {_RENAMED.get(name, name): value for name, value in saved.items()}
-    now = json.loads(json.dumps(settings))
+    with usage_errors():
+        before, now = _comparable(saved), _comparable(json.loads(json.dumps(settings)))
     changes = ", ".join(
         f"--{name} was {_as_flag(before[name])}, now {_as_flag(now[name])}"
         for name in now
@@ -124,6 +125,20 @@ def check_resumable(options: RunOptions, settings: Mapping[str, Any]) -> None:
             f"the run in {workdir} was begun with other settings ({changes}): give these again to "
             "go on with it, or another --workdir to begin anew"
         )
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by today's names, with no total variation where it is that of none given.
+
+    Older runs have its number in either case.
+    """
+    found = {_RENAMED.get(name, name): value for name, value in settings.items()}
+    if "tv_weight" in found:
+        others = {name: found[name] for name in ("content_weight", "style_weight")}
+        weights = dataclasses.replace(JOHNSON, **others).term_weights()
+        if found["tv_weight"] == weights.get("total_variation", 0.0):
+            found["tv_weight"] = None
+    return found
 
 
 def _as_flag(value: Any) -> str:

@@ -91,6 +91,11 @@ def open_image(file: IO[bytes], name: str | Path) -> Iterator[Image.Image]:
     with _file_errors(name), _identified(file, name) as image:
         if image.width * image.height > MAX_PIXELS:  # Pillow itself only warns.
             raise Image.DecompressionBombError
+        # Pillow would fill in what no strip covers with black, 175 megapixels of it if told so.
+        if image.format == "TIFF":
+            boxes = [tile[1] for tile in image.tile]  # type: ignore[attr-defined]
+            if sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes) < image.width * image.height:
+                raise OSError("its pixels end before the picture does")
         yield image
 
 

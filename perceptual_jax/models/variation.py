@@ -61,7 +61,7 @@ def _flatness(luminance: np.ndarray) -> np.ndarray:
     return enlarged[start : start + height, start : start + width]
 
 
-def _enlarged(grid: np.ndarray, factor: int) -> Any:
+def _enlarged(grid: np.ndarray, factor: int) -> np.ndarray:
     """Cubic B-splines through a grid: `(h, w)` to `((h - 3) factor, (w - 3) factor)`.
 
     The first of the result is at the second of the grid.
@@ -71,7 +71,7 @@ def _enlarged(grid: np.ndarray, factor: int) -> Any:
         [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1
     ) / np.float32(6)
     height, width = (side - 3 for side in grid.shape)
-    rows = sum(grid[k : k + height, None] * taps[:, k, None] for k in range(4))
+    rows: Any = sum(grid[k : k + height, None] * taps[:, k, None] for k in range(4))
     rows = rows.reshape(height * factor, -1)
-    columns = sum(rows[:, k : k + width, None] * taps[:, k] for k in range(4))
+    columns: Any = sum(rows[:, k : k + width, None] * taps[:, k] for k in range(4))
     return columns.reshape(height * factor, width * factor)

@@ -1,35 +1,42 @@
-"""Downloads that resume after a cut connection, in this run or a later one.
+"""Downloads of files of known size and SHA-256, which resume after a cut connection, in this run or
+a later one.
 
-Bytes are collected in `NAME.IDENTITY.part` beside the file, which is renamed when it is complete.
-IDENTITY is a digest of the address, size and ETag of the remote file, so a part is only continued
-with bytes of the same file.
+Bytes are collected in `NAME.DIGEST.part` beside the file, which is renamed when it is complete and
+checked.  The folder may be shared, and the server anyone's: links are not followed, and what is
+sent slowly, or without end, ends with an error.
 """
 
 import contextlib
 import hashlib
 import http.client
-import json
 import os
+import queue
 import socket
+import stat
+import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from perceptual_jax.io.storage import FileError
-from perceptual_jax.pretrained import tensorfile
+from perceptual_jax.io.storage import FileError, local_path
 
 # Failures in a row before it stops trying.  The pause doubles after each.
 ATTEMPTS = 4
 PAUSE_SECONDS = 1.0
 TIMEOUT_SECONDS = 30.0
 
+# What has to arrive in each window of time.  A file of half a gigabyte takes 15 hours at this rate.
+WINDOW_SECONDS = 60.0
+LEAST_BYTES_PER_SECOND = 10_000
+
 _CHUNK = 1 << 18
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
-_LARGEST_HEADER = 100_000_000  # The safetensors library's own limit.
 
 
 class DownloadError(FileError):
@@ -39,58 +46,43 @@ class DownloadError(FileError):
 def cache_folder() -> Path:
     """`$PERCEPTUAL_JAX_CACHE`, or `perceptual_jax` in the user's cache folder."""
     if chosen := os.environ.get("PERCEPTUAL_JAX_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "perceptual_jax"
+        return local_path(chosen)
+    return local_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "perceptual_jax"
 
 
-def fetch_file(url: str, path: Path, *, sha256_prefix: str = "") -> None:
+def fetch_file(url: str, path: Path, *, size: int, sha256: str) -> None:
     """Fetches the file at `url` to `path`.
 
     Args:
       url: an http or https address.
       path: the file to make; its folder must exist.
-      sha256_prefix: hexadecimal digits with which the SHA-256 of the file must start.
+      size: of the file, in bytes; no more are taken.
+      sha256: its SHA-256, in hexadecimal digits.
 
     Raises:
-      DownloadError: the address cannot be reached, refuses, or gives another file.
+      DownloadError: the address cannot be reached, refuses, is too slow, or gives another file.
+      FileError: something that is no plain file is where the part should be.
       OSError: the disk is full or not writable.
     """
-    remote = _Remote(url)
-    remote.read(0, 1)
-    if remote.size is None:
-        raise DownloadError(f"{url}: the server does not say how large it is")
-    part = _collect(remote, [(0, remote.size)], path)
-    found = sha256(part)
-    if not found.startswith(sha256_prefix):
+    part = path.with_name(f"{path.name}.{sha256[:16]}.part")
+    for other in path.parent.glob(f"{path.name}.*.part"):
+        if other != part:
+            other.unlink()
+    with _open(part, os.O_RDWR) as file:
+        have = file.seek(0, os.SEEK_END)
+        if have > size:
+            have = file.truncate(0)
+        with tqdm(
+            desc=path.name, total=size, initial=have, unit="B", unit_scale=True, disable=None
+        ) as bar:
+            for place, chunk in _in_time(url, _pieces(url, have, size)):
+                file.seek(place)
+                file.write(chunk)
+                bar.update(place + len(chunk) - bar.n)
+    if (found := digest(part)) != sha256:
         part.unlink()
-        raise DownloadError(
-            f"{url} gave a damaged file: its SHA-256 starts with "
-            f"{found[: len(sha256_prefix)]}, expected {sha256_prefix}"
-        )
+        raise DownloadError(f"{url} gave a damaged file: its SHA-256 is {found}, not {sha256}")
     part.replace(path)
-
-
-def fetch_tensors(url: str, path: Path, wanted: Callable[[str], bool]) -> None:
-    """As `fetch_file`, but only the `wanted` tensors of a safetensors file, by range requests."""
-    remote = _Remote(url)
-    length = int.from_bytes(remote.read(0, 8), "little")
-    if length > _LARGEST_HEADER:
-        raise DownloadError(f"{url} is not a safetensors file")
-    try:
-        description = json.loads(remote.read(8, 8 + length))
-        description.pop("__metadata__", None)
-        chosen = sorted(
-            (*about["data_offsets"], about["dtype"], about["shape"], name)
-            for name, about in description.items()
-            if wanted(name)
-        )
-        header = tensorfile.header(
-            {name: (dtype, shape, end - begin) for begin, end, dtype, shape, name in chosen}
-        )
-        spans = _merged([(8 + length + begin, 8 + length + end) for begin, end, *_ in chosen])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DownloadError(f"{url} is not a safetensors file: {error}") from error
-    _collect(remote, spans, path, header).replace(path)
 
 
 @contextlib.contextmanager
@@ -101,129 +93,125 @@ def file_lock(path: Path) -> Iterator[None]:
     except ImportError:  # Windows: two processes may then both fetch, into the same part.
         yield
         return
-    with path.open("w") as file:
+    with _open(path, os.O_RDONLY) as file:
         # Some network file systems have no locks; fetching twice is better than not at all.
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-class _Remote:
-    """A file on a server, which must not change while parts of it are fetched."""
+def _open(path: Path, flags: int) -> BinaryIO:
+    """A plain file, made if it is not there; whoever may write into its folder may not redirect us.
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.reached = False
-        self.size: int | None = None
-        self.etag = ""
+    Raises:
+      FileError: it is a link, of whichever kind, or no regular file.
+    """
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # Each is unknown to some system.
+        flags |= getattr(os, name, 0)
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT, 0o666)
+    except OSError as error:
+        if path.is_symlink():
+            raise FileError(f"{path} is a link, which is not followed: remove it") from error
+        raise
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+        os.close(descriptor)
+        raise FileError(f"{path} is a link, or no regular file: remove it")
+    return os.fdopen(descriptor, "r+b" if flags & os.O_RDWR else "rb")
 
-    @property
-    def identity(self) -> str:
-        return hashlib.sha256(f"{self.url} {self.size} {self.etag}".encode()).hexdigest()[:16]
 
-    def read(self, start: int, stop: int) -> bytes:
-        return b"".join(self.stream(start, stop))
+def _in_time(url: str, pieces: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """The pieces, fetched by a thread, so that no server can hold its caller by sending slowly.
 
-    def stream(self, start: int, stop: int) -> Iterator[bytes]:
-        """The bytes from `start` to `stop`; it connects again when the connection is cut."""
-        failures = 0
-        while start < stop:
-            problem = "the connection was cut"
-            try:
-                with urllib.request.urlopen(
-                    self._request(start, stop), timeout=TIMEOUT_SECONDS
-                ) as response:
-                    self._check_identity(response, start)
-                    # A server without range requests sends the file from its beginning.
-                    place = start if response.status == 206 else 0
-                    while place < stop and (chunk := response.read(min(_CHUNK, stop - place))):
-                        new = chunk[max(start - place, 0) :]
-                        place += len(chunk)
-                        if new:
-                            start, failures = place, 0
-                            yield new
-                if start == stop:
-                    return
-            except DownloadError:
-                raise
-            except urllib.error.HTTPError as error:
-                error.close()
-                problem = f"HTTP {error.code} {error.reason}"
-                if error.code not in _TEMPORARY:
-                    raise DownloadError(f"{self.url}: {problem}") from error
-            except (OSError, http.client.HTTPException) as error:
-                reason = getattr(error, "reason", error)
-                problem = str(reason) or type(reason).__name__
-                if isinstance(reason, socket.gaierror) and not self.reached:
-                    # There is no network: waiting would not help.
-                    raise DownloadError(f"{self.url}: {problem}") from error
-            failures += 1
-            if failures == ATTEMPTS:
-                raise DownloadError(f"{self.url}: {problem} ({ATTEMPTS} attempts)")
-            time.sleep(PAUSE_SECONDS * 2 ** (failures - 1))
+    A timeout of a connection starts anew with every byte, and a header may have many.
+    """
+    arrived: queue.Queue[Any] = queue.Queue(maxsize=8)
 
-    def _request(self, start: int, stop: int) -> urllib.request.Request:
+    def fetch() -> None:
+        try:
+            for piece in pieces:
+                arrived.put(piece)
+            arrived.put(None)
+        except BaseException as error:
+            arrived.put(error)
+
+    threading.Thread(target=fetch, daemon=True).start()
+    end, received = time.monotonic() + WINDOW_SECONDS, 0
+    while True:
+        try:
+            piece = arrived.get(timeout=max(0.0, end - time.monotonic()))
+        except queue.Empty:
+            if received < LEAST_BYTES_PER_SECOND * WINDOW_SECONDS:
+                raise DownloadError(
+                    f"{url}: {received} bytes came in {WINDOW_SECONDS:.0f} s, which is too slow"
+                ) from None
+            end, received = time.monotonic() + WINDOW_SECONDS, 0
+            continue
+        if piece is None:
+            return
+        if isinstance(piece, BaseException):
+            raise piece
+        received += len(piece[1])
+        yield piece
+
+
+def _pieces(url: str, start: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """A file of `size` bytes from `start` on: pieces, each with its place in the file.
+
+    It connects again when the connection is cut.
+    """
+    opener = urllib.request.build_opener(_Redirects)
+    failures, reached = 0, False
+    while start < size:
+        problem = "the connection was cut"
         # Some servers refuse Python's own name.
-        headers = {"User-Agent": "perceptual_jax", "Range": f"bytes={start}-{stop - 1}"}
-        if self.etag.startswith('"'):  # A weak tag does not promise the same bytes.
-            headers["If-Range"] = self.etag
-        return urllib.request.Request(self.url, headers=headers)
-
-    def _check_identity(self, response: http.client.HTTPResponse, start: int) -> None:
-        """Keeps the size and ETag of the first response, and compares those of later ones."""
-        etag = response.headers.get("ETag", "")
-        if response.status == 206:
-            span, _, total = response.headers.get("Content-Range", "").partition("/")
-            if not span.startswith(f"bytes {start}-"):
-                raise DownloadError(f"{self.url} sent another range than the requested one")
-        else:
-            total = response.headers.get("Content-Length", "")
-        size = int(total) if total.isdecimal() else None
-        if self.reached and (size, etag) != (self.size, self.etag):
-            raise DownloadError(f"{self.url} changed while it was fetched; try again")
-        self.reached, self.size, self.etag = True, size, etag
-
-
-def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans in their order, where neighbours that touch are joined."""
-    merged: list[tuple[int, int]] = []
-    for start, stop in spans:
-        if merged and merged[-1][1] == start:
-            merged[-1] = (merged[-1][0], stop)
-        else:
-            merged.append((start, stop))
-    return merged
-
-
-def _collect(
-    remote: _Remote, spans: list[tuple[int, int]], path: Path, prefix: bytes = b""
-) -> Path:
-    """Appends the missing spans of a remote file to its part, and returns that when complete."""
-    part = path.with_name(f"{path.name}.{remote.identity}.part")
-    for other in path.parent.glob(f"{path.name}.*.part"):
-        if other != part:
-            other.unlink()
-    total = len(prefix) + sum(stop - start for start, stop in spans)
-    with part.open("a+b") as file:
-        file.seek(0)
-        if file.read(len(prefix)) != prefix or file.seek(0, os.SEEK_END) > total:
-            file.truncate(0)
-            file.write(prefix)
-        have = file.seek(0, os.SEEK_END)
-        with tqdm(
-            desc=path.name, total=total, initial=have, unit="B", unit_scale=True, disable=None
-        ) as bar:
-            have -= len(prefix)
-            for start, stop in spans:
-                skipped = min(have, stop - start)
-                have -= skipped
-                for chunk in remote.stream(start + skipped, stop):
-                    file.write(chunk)
-                    bar.update(len(chunk))
-    return part
+        headers = {"User-Agent": "perceptual_jax", "Range": f"bytes={start}-{size - 1}"}
+        request = urllib.request.Request(url, headers=headers)
+        try:
+            with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+                reached = True
+                # A server without range requests sends the file from its beginning.
+                place = start if response.status == 206 else 0
+                while place < size and (chunk := response.read1(min(_CHUNK, size - place))):
+                    yield place, chunk
+                    place += len(chunk)
+                    if place > start:
+                        start, failures = place, 0
+            if start == size:
+                return
+        except urllib.error.HTTPError as error:
+            error.close()
+            # In our own words: those of the server may be anything.
+            problem = f"HTTP {error.code} {http.client.responses.get(error.code, '')}"
+            if error.code // 100 == 3:
+                problem += ", a redirect that is not followed"
+            if error.code not in _TEMPORARY:
+                raise DownloadError(f"{url}: {problem}") from error
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            problem = str(reason) or type(reason).__name__
+            if isinstance(reason, socket.gaierror) and not reached:
+                # There is no network: waiting would not help.
+                raise DownloadError(f"{url}: {problem}") from error
+        failures += 1
+        if failures == ATTEMPTS:
+            raise DownloadError(f"{url}: {problem} ({ATTEMPTS} attempts)")
+        time.sleep(PAUSE_SECONDS * 2 ** (failures - 1))
 
 
-def sha256(path: Path) -> str:
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect to the same scheme or to https, and no other."""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if urllib.parse.urlsplit(newurl).scheme not in (req.type, "https"):
+            raise urllib.error.HTTPError(req.full_url, code, msg, headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def digest(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,9 +1,8 @@
 """torchvision's VGG networks: the layout of their state dicts, and fetching their weights."""
 
 import hashlib
-import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -12,8 +11,6 @@ import numpy as np
 from perceptual_jax.io.storage import FileError
 from perceptual_jax.pretrained import download, tensorfile, torch_pickle
 from perceptual_jax.pretrained.tensorfile import Shapes
-
-_log = logging.getLogger(__name__)
 
 Params = dict[str, dict[str, np.ndarray]]
 
@@ -142,82 +139,72 @@ def is_oxford(state_dict: Mapping[str, np.ndarray]) -> bool:
     classifier = state_dict.get(_CLASSIFIER_BIAS, np.zeros(1))
     if classifier.shape == (4096,) and np.isnan(classifier).all():
         return True
-    rounded = np.ascontiguousarray(state_dict.get("features.0.weight", np.zeros(1)), "<f2")
+    kernel = state_dict.get("features.0.weight", np.zeros(1))
+    if kernel.dtype.kind != "f":
+        return False
+    with np.errstate(over="ignore"):
+        rounded = np.ascontiguousarray(kernel, "<f2")
     return hashlib.sha256(rounded.data).hexdigest() == _OXFORD_FIRST_KERNEL
 
 
 @dataclass(frozen=True)
 class Source:
-    """The addresses of a network, tried in order.
+    """A network's `.pth` file as torchvision publishes it.
 
     Attributes:
-      safetensors_url: of which only the features are fetched.
-      torch_url: a whole `.pth` file.  The digits after the dash begin its SHA-256, as torchvision
-        names its files.
-      first_values: the first values of some tensors of `safetensors_url`, to check besides their
-        shapes, as there is no published digest for a part of that file.
+      url: its address; the digits after the dash begin its SHA-256.
+      size: in bytes.
+      sha256: in hexadecimal digits, all of them.
     """
 
-    safetensors_url: str
-    torch_url: str
-    first_values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    url: str
+    size: int
+    sha256: str
 
 
+# torchvision publishes 8 digits of each digest.  The others, and the sizes, are those that many
+# projects which fetch these files found, each from a copy of its own.
 SOURCES: dict[str, Source] = {
     "vgg16-torchvision": Source(
-        safetensors_url="https://huggingface.co/timm/vgg16.tv_in1k/resolve/main/model.safetensors",
-        torch_url="https://download.pytorch.org/models/vgg16-397923af.pth",
-        first_values={
-            "features.0.weight": (-0.5537306, 0.1427047, 0.5289615),
-            "features.0.bias": (0.403388,),
-        },
+        url="https://download.pytorch.org/models/vgg16-397923af.pth",
+        size=553_433_881,
+        sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
     ),
     "vgg19-torchvision": Source(
-        safetensors_url="https://huggingface.co/timm/vgg19.tv_in1k/resolve/main/model.safetensors",
-        torch_url="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+        url="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+        size=574_673_361,
+        sha256="dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
     ),
 }
 
 
-def fetch(source: Source, folder: Path) -> tuple[Params, str]:
+def fetch(source: Source, folder: Path) -> Params:
     """Fetches a network, or takes its `.pth` file if someone has put it into `folder`.
 
-    Returns:
-      The parameters, and the address that they come from.
-
     Raises:
-      FileError: no address gave the network, or the file in `folder` is damaged.
+      FileError: the address did not give the network, or the file in `folder` is damaged.
       OSError: `folder` cannot be written.
     """
-    official = PurePosixPath(source.torch_url)
-    digits = official.stem.rpartition("-")[2]
-    by_hand = folder / official.name
+    name = PurePosixPath(source.url).name
+    by_hand = folder / name
     if by_hand.exists():
-        if not download.sha256(by_hand).startswith(digits):
-            raise FileError(f"{by_hand} is damaged: its SHA-256 does not start with {digits}")
-        return _from_pth(by_hand), source.torch_url
-
-    problems = []
-    for url in (source.safetensors_url, source.torch_url):
-        fetched = folder / f"{official.stem}.fetched{PurePosixPath(url).suffix}"
-        try:
-            if url == source.safetensors_url:
-                download.fetch_tensors(url, fetched, _is_feature)
-                state_dict, _ = tensorfile.read(fetched)
-                _check_first_values(state_dict, source)
-                return from_torchvision(state_dict), url
-            download.fetch_file(url, fetched, sha256_prefix=digits)
-            return _from_pth(fetched), url
-        except (FileError, ValueError) as error:
-            problems.append(str(error))
-            if url != source.torch_url:
-                _log.warning("%s; trying %s, which is larger", error, source.torch_url)
-        finally:
-            fetched.unlink(missing_ok=True)
-    raise FileError(
-        f"the weights could not be fetched ({'; '.join(problems)}). Fetch {source.torch_url} on a "
-        f"machine that can, and put it into {folder}, or give its path instead of the name"
-    )
+        if not by_hand.is_file() or download.digest(by_hand) != source.sha256:
+            raise FileError(
+                f"{by_hand} is damaged: its SHA-256 is not {source.sha256}; remove it, or put an "
+                "intact copy in its place"
+            )
+        return _from_pth(by_hand)
+    fetched = folder / f"{name}.fetched"
+    try:
+        download.fetch_file(source.url, fetched, size=source.size, sha256=source.sha256)
+        return _from_pth(fetched)
+    except download.DownloadError as error:
+        raise FileError(
+            f"the weights could not be fetched ({error}). Fetch {source.url} on a machine that "
+            f"can, and put it into {folder}, or give its path instead of the name"
+        ) from error
+    finally:
+        fetched.unlink(missing_ok=True)
 
 
 def _from_pth(path: Path) -> Params:
@@ -226,10 +213,3 @@ def _from_pth(path: Path) -> Params:
 
 def _is_feature(name: str) -> bool:
     return name.startswith("features.")
-
-
-def _check_first_values(state_dict: Mapping[str, np.ndarray], source: Source) -> None:
-    for name, expected in source.first_values.items():
-        found = state_dict.get(name, np.empty(0)).ravel()[: len(expected)]
-        if len(found) != len(expected) or not np.allclose(found, expected, rtol=1e-5, atol=0):
-            raise FileError(f"{source.safetensors_url} has another network: {name} differs")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from perceptual_jax.io import resources
+from perceptual_jax.io import resources, storage
 from perceptual_jax.io.storage import FileError
 from perceptual_jax.pretrained import download, tensorfile, torch_pickle, torchvision
 from perceptual_jax.pretrained.torchvision import SOURCES, Params, from_torchvision
@@ -51,7 +51,7 @@ def load_vgg(name_or_path: str | Path = "vgg16") -> Params:
         return _read(resources.folder("weights") / "vgg16.safetensors")
     if name in SOURCES:
         return _fetched(name, download.cache_folder())
-    return _read(Path(name_or_path).expanduser())
+    return _read(storage.local_path(name_or_path))
 
 
 def _fetched(name: str, folder: Path) -> Params:
@@ -60,13 +60,18 @@ def _fetched(name: str, folder: Path) -> Params:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with download.file_lock(folder / f"{name}.lock"):
-            if path.exists():
+            if path.is_symlink():
+                # Whoever may write into a shared folder could lead us to any file.
+                _log.warning("%s is a link, which is not followed; fetching it again", path)
+            elif path.exists():
                 try:
                     return _read(path)
                 except FileError as error:
                     _log.warning("%s; fetching it again", error)
-            params, url = torchvision.fetch(SOURCES[name], folder)
-            save(path, params, name=name, source=url, license="BSD-3-Clause", dtype="float32")
+            source = SOURCES[name]
+            params = torchvision.fetch(source, folder)
+            about = {"name": name, "source": source.url, "license": "BSD-3-Clause"}
+            save(path, params, **about, dtype="float32")
             return params
     except FileError:
         raise

@@ -10,8 +10,13 @@ import jax
 import numpy as np
 
 from perceptual_jax import vgg
-from perceptual_jax.objective import Objective, Targets
+from perceptual_jax.objective import GATYS, Objective, Targets
 from perceptual_jax.synthesis.step import MAX_PER_DISPATCH, Optimizer, advance, init
+
+# Weights are ratios: those of an image are computed with times what makes this their sum, so that
+# neither float32 nor the optimiser sees their scale.  The sum of the default weights leaves these
+# as they are, to the bit.
+_SUM_OF_WEIGHTS = sum(GATYS.term_weights().values())
 
 
 class NonFiniteError(ArithmeticError):
@@ -92,7 +97,7 @@ def run(
       targets: what all the images are compared with.
       steps: iterations.
       optimizer: L-BFGS without line search by default.
-      term_weights: in place of the objective's, each a number or `(B,)`.
+      term_weights: in place of the objective's, each a number or `(B,)`; ratios, as those are.
       seconds_per_report: how long a dispatch should take, once the time of an iteration is known.
 
     Raises:
@@ -105,15 +110,19 @@ def run(
     state = init(images, optimizer)
     weights = objective.term_weights() if term_weights is None else term_weights
     batch = len(images)
-    weights = {name: np.broadcast_to(np.float32(value), batch) for name, value in weights.items()}
+    given = {name: np.broadcast_to(np.float64(value), batch) for name, value in weights.items()}
+    scale = sum(given.values(), np.zeros(batch)) / _SUM_OF_WEIGHTS
+    scale = np.where(scale > 0, scale, 1.0)
+    weights = {name: np.float32(value / scale) for name, value in given.items()}
     done, evaluations = 0, 1
     move = functools.partial(advance, objective=objective, optimizer=optimizer)
     while done <= steps:
         began = time.perf_counter()
         state, totals, terms = move(state, params, targets, weights, evaluations)
+        totals, terms = jax.device_get((totals, terms))
         trace = Trace(
-            np.asarray(totals)[:, :evaluations],
-            {name: np.asarray(values)[:, :evaluations] for name, values in terms.items()},
+            _scaled(totals[:, :evaluations], scale),
+            {name: _scaled(values[:, :evaluations], scale) for name, values in terms.items()},
         )
         seconds = (time.perf_counter() - began) / evaluations
         first, done = done == 0, done + evaluations
@@ -121,11 +130,17 @@ def run(
         if np.asarray(state.stopped).all():
             raise NonFiniteError(
                 f"{_non_finite(trace)} was no longer finite by iteration {done - 1}: "
-                "lower the weights or the learning rate"
+                "lower the learning rate"
             )
         # The first dispatch includes compiling, and says nothing of the time of an iteration.
         pace = 1 if first else max(1, int(seconds_per_report / seconds))
         evaluations = min(pace, MAX_PER_DISPATCH, steps + 1 - done)
+
+
+def _scaled(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Values `(B, evaluations)` times the scale of each image's weights; infinite if too large."""
+    with np.errstate(over="ignore"):
+        return (values * scale[:, None]).astype(np.float32)
 
 
 def _non_finite(trace: Trace) -> str:

@@ -21,6 +21,10 @@ from perceptual_jax.synthesis.preconditioning import LOW_FREQUENCY_GAIN, precond
 # and be interrupted.
 MAX_PER_DISPATCH = 10
 
+# Nothing but a guard against 0 / 0: squares of gradients a little below end in float32.  Optax's
+# 1e-8 would slow pixels down where the losses themselves are small.
+ADAM_EPSILON = 1e-16
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
@@ -69,7 +73,8 @@ class Optimizer:
     def transformation(self) -> optax.GradientTransformationExtraArgs:
         """The optax optimiser."""
         if self.optimizer == "adam":
-            return optax.with_extra_args_support(optax.adam(self.learning_rate or 0.02))
+            adam = optax.adam(self.learning_rate or 0.02, eps=ADAM_EPSILON)
+            return optax.with_extra_args_support(adam)
         direction = scale_by_lbfgs(self.memory, self.max_step)
         if self.line_search:
             search = optax.scale_by_zoom_linesearch(max_linesearch_steps=20)

@@ -93,10 +93,15 @@ class TrainConfig:
         if self.warmup_steps:
             rise, full = optax.linear_schedule(0.0, 1.0, self.warmup_steps), rate
             rate = lambda step: rise(step) * full(step)  # noqa: E731
+        # The gradient of a logarithm has no scale; that of the linear mean has the scale of the
+        # weights of the loss, which are ratios: there it is nothing but a guard against 0 / 0.
+        eps = 1e-8 if self.loss_mean == "log" else 1e-16
         if self.optimizer == "adam":
-            optimizer = optax.adam(rate)
+            optimizer = optax.adam(rate, eps=eps)
         else:
-            optimizer = muon(rate, consistent_rms=1.0, muon_weight_dimension_numbers=_matrices)
+            optimizer = muon(
+                rate, eps=eps, consistent_rms=1.0, muon_weight_dimension_numbers=_matrices
+            )
         if not self.styles_only:
             return optimizer
         labels = functools.partial(

@@ -328,6 +328,18 @@ class TestCheckResumable:
         with pytest.raises(UserError, match=r"--ema_decay was 0\.999, now 0\.9"):
             self.check(tmp_path, {"ema_decay": 0.9})
 
+    def test_a_total_variation_that_was_not_given_is_that_of_older_runs(
+        self, tmp_path: Path
+    ) -> None:
+        """They recorded the default of that time, 1e-6, in any case."""
+        weights = {"content_weight": 1.0, "style_weight": 5.0}
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(1, {"x": jnp.zeros(1)}, {}, {**weights, "tv_weight": 1e-6})
+        self.check(tmp_path, {**weights, "tv_weight": None})
+        self.check(tmp_path, {**weights, "tv_weight": 1e-6})
+        with pytest.raises(UserError, match=r"--tv_weight was not given, now 1e-05"):
+            self.check(tmp_path, {**weights, "tv_weight": 1e-5})
+
 
 class TestPhotos:
     def test_by_default_are_the_samples_with_a_line_that_says_so(

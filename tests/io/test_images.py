@@ -289,6 +289,17 @@ def test_grey_tiff_without_a_known_white_is_refused(tmp_path, values, options, m
     assert one_line(error, path)
 
 
+def test_a_tiff_whose_strips_end_before_the_picture_is_incomplete(tmp_path):
+    """Of a few bytes: Pillow alone would make 3 x 50 million black pixels of it."""
+    path = grey_tiff(tmp_path / "a.tif", np.array([[0, 1, 2]], "u1"), bits=8)
+    content = path.read_bytes().replace(
+        struct.pack("<HHII", 257, 4, 1, 1), struct.pack("<HHII", 257, 4, 1, 50_000_000)
+    )
+    path.write_bytes(content)
+    with pytest.raises(FileError, match="its pixels end before the picture does"):
+        images.read(path)
+
+
 def test_a_tiff_that_pillow_cannot_read_says_what_kind_it_may_be(tmp_path):
     path = grey_tiff(tmp_path / "a.tif", np.ones((2, 2), "<f8"), bits=64)
     with pytest.raises(FileError, match="8 or 16 bits a channel"):

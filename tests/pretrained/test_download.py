@@ -1,9 +1,13 @@
 """Downloads from a server on this machine that cuts connections, refuses, and ignores ranges."""
 
+import contextlib
 import hashlib
+import os
 import re
 import socket
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from perceptual_jax.io.storage import FileError
-from perceptual_jax.pretrained import download, tensorfile
+from perceptual_jax.pretrained import download
 from perceptual_jax.pretrained.download import DownloadError
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
@@ -26,12 +29,14 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.content = CONTENT
-        self.etag = '"one"'
         self.ranges = True
         self.tells_size = True
+        self.redirect = ""  # Where every request is sent to.
+        self.drips: tuple[str, bytes] | None = None  # Where, and what, it sends without an end.
         self.statuses: list[int] = []  # Answers to the next requests, before it serves again.
         self.cuts: list[int] = []  # After how many bytes of the body the next answers break off.
         self.requests: list[dict[str, str]] = []
+        self.stopping = threading.Event()
         self.sent = 0
 
     @property
@@ -48,9 +53,17 @@ class _Handler(BaseHTTPRequestHandler):
         if server.statuses:
             self.send_error(server.statuses.pop(0))
             return
+        if server.redirect:
+            self.send_response(302)
+            self.send_header("Location", server.redirect)
+            self.end_headers()
+            return
+        if server.drips:
+            self.drip(*server.drips)
+            return
         body, size = server.content, len(server.content)
         requested = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if requested and server.ranges and self.headers.get("If-Range", server.etag) == server.etag:
+        if requested and server.ranges:
             start, last = map(int, requested.groups())
             body = body[start : last + 1]
             self.send_response(206)
@@ -59,8 +72,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(200)
         if server.tells_size:
             self.send_header("Content-Length", str(len(body)))
-        if server.etag:
-            self.send_header("ETag", server.etag)
         self.end_headers()
         if len(body) > 100_000 and server.cuts:
             body = body[: server.cuts.pop(0)]
@@ -70,6 +81,13 @@ class _Handler(BaseHTTPRequestHandler):
                 server.sent += len(body[position : position + 10_000])
         except OSError:
             pass  # The client has what it wanted and hung up.
+
+    def drip(self, where: str, what: bytes) -> None:
+        """Sends the same for ever, in the header or in the body, until the client hangs up."""
+        self.wfile.write(b"HTTP/1.0 200 OK\r\n" + (b"\r\n" if where == "body" else b"X: "))
+        with contextlib.suppress(OSError):
+            while not self.server.stopping.wait(0.02):
+                self.wfile.write(what)
 
     def log_message(self, *_: Any) -> None:
         """Says nothing."""
@@ -84,6 +102,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         yield running
+        running.stopping.set()
         running.shutdown()
         thread.join()
 
@@ -97,99 +116,102 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def fetch(url: str, path: Path, content: bytes = CONTENT) -> None:
+    download.fetch_file(url, path, size=len(content), sha256=sha256(content))
+
+
 def names(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
 class TestFile:
     def test_arrives_whole(self, server: Server, path: Path) -> None:
-        download.fetch_file(server.url, path, sha256_prefix=sha256(CONTENT)[:8])
+        fetch(server.url, path)
         assert path.read_bytes() == CONTENT
         assert names(path.parent) == ["file"]
 
     def test_continues_after_cuts(self, server: Server, path: Path) -> None:
         server.cuts = [300_000, 0, 300_000]
-        download.fetch_file(server.url, path)
+        fetch(server.url, path)
         assert path.read_bytes() == CONTENT
         assert server.sent < 1.1 * len(CONTENT)
 
     def test_continues_in_another_run(self, server: Server, path: Path) -> None:
         server.cuts = [600_000, *[0] * download.ATTEMPTS]
         with pytest.raises(DownloadError, match=r"the connection was cut \(4 attempts\)"):
-            download.fetch_file(server.url, path)
+            fetch(server.url, path)
         assert not path.exists()
         server.sent, server.cuts = 0, []
-        download.fetch_file(server.url, path, sha256_prefix=sha256(CONTENT))
+        fetch(server.url, path)
         assert path.read_bytes() == CONTENT
         assert server.sent < 450_000
-        assert server.requests[-1]["If-Range"] == '"one"'
 
-    def test_a_part_of_another_version_is_not_continued(self, server: Server, path: Path) -> None:
+    def test_a_part_of_another_file_is_not_continued(self, server: Server, path: Path) -> None:
         server.cuts = [600_000, *[0] * download.ATTEMPTS]
         with pytest.raises(DownloadError):
-            download.fetch_file(server.url, path)
-        server.content, server.etag, server.cuts = CONTENT[::-1], '"two"', []
-        download.fetch_file(server.url, path)
+            fetch(server.url, path)
+        server.content, server.cuts = CONTENT[::-1], []
+        fetch(server.url, path, CONTENT[::-1])
         assert path.read_bytes() == CONTENT[::-1]
         assert names(path.parent) == ["file"]
 
-    def test_a_file_that_changes_meanwhile_is_refused(self, server: Server, path: Path) -> None:
-        remote = download._Remote(server.url)
-        remote.read(0, 1)
-        server.etag = '"two"'
-        with pytest.raises(DownloadError, match="changed while it was fetched"):
-            remote.read(1, 2)
-        assert len(server.requests) == 2  # It is not tried again.
+    def test_a_part_that_is_longer_than_the_file_is_begun_anew(
+        self, server: Server, path: Path
+    ) -> None:
+        path.with_name(f"file.{sha256(CONTENT)[:16]}.part").write_bytes(CONTENT + b"?")
+        fetch(server.url, path)
+        assert path.read_bytes() == CONTENT
 
-    @pytest.mark.parametrize("etag", ['"one"', 'W/"one"', ""])
-    def test_a_server_without_ranges(self, server: Server, path: Path, etag: str) -> None:
-        server.ranges, server.etag, server.cuts = False, etag, [300_000, 500_000]
-        download.fetch_file(server.url, path)
+    def test_a_server_without_ranges(self, server: Server, path: Path) -> None:
+        server.ranges, server.tells_size, server.cuts = False, False, [300_000, 500_000]
+        fetch(server.url, path)
         assert path.read_bytes() == CONTENT
 
     def test_a_server_that_never_gets_further_is_given_up(self, server: Server, path: Path) -> None:
         server.ranges, server.cuts = False, [300_000] * 50
         with pytest.raises(DownloadError, match="cut"):
-            download.fetch_file(server.url, path)
+            fetch(server.url, path)
 
-    def test_damaged_bytes_are_not_kept(self, server: Server, path: Path) -> None:
-        url = server.url
-        server.content = b"?" + CONTENT[1:]
-        with pytest.raises(DownloadError, match="damaged"):
-            download.fetch_file(url, path, sha256_prefix=sha256(CONTENT)[:8])
+    @pytest.mark.parametrize("served", [b"?" + CONTENT[1:], CONTENT[:-1] + b"?", CONTENT[::-1]])
+    def test_another_file_is_not_kept(self, server: Server, path: Path, served: bytes) -> None:
+        """One byte is enough, and so is a part that was damaged on the disk."""
+        server.content = served
+        with pytest.raises(DownloadError, match="damaged file: its SHA-256 is"):
+            fetch(server.url, path)
         assert names(path.parent) == []
+
+    @pytest.mark.parametrize("ranges", [True, False])
+    def test_no_more_than_the_size_is_taken(self, server: Server, path: Path, ranges: bool) -> None:
+        server.content, server.ranges = CONTENT + bytes(10_000_000), ranges
+        fetch(server.url, path)
+        assert path.read_bytes() == CONTENT
 
     @pytest.mark.parametrize("status", [500, 503, 429])
     def test_passing_failures_are_tried_again(
         self, server: Server, path: Path, status: int
     ) -> None:
         server.statuses = [status] * (download.ATTEMPTS - 1)
-        download.fetch_file(server.url, path)
+        fetch(server.url, path)
         assert path.read_bytes() == CONTENT
 
     @pytest.mark.parametrize("status", [403, 404])
     def test_refusals_are_final(self, server: Server, path: Path, status: int) -> None:
         server.statuses = [status] * 10
         with pytest.raises(DownloadError, match=f"{re.escape(server.url)}: HTTP {status}"):
-            download.fetch_file(server.url, path)
+            fetch(server.url, path)
         assert len(server.requests) == 1
 
     def test_lasting_failures_are_given_up(self, server: Server, path: Path) -> None:
         server.statuses = [500] * 10
         with pytest.raises(DownloadError, match=r"HTTP 500 .*\(4 attempts\)"):
-            download.fetch_file(server.url, path)
+            fetch(server.url, path)
         assert len(server.requests) == download.ATTEMPTS
-
-    def test_a_server_that_does_not_tell_the_size(self, server: Server, path: Path) -> None:
-        server.ranges = server.tells_size = False
-        with pytest.raises(DownloadError, match="the server does not say how large it is"):
-            download.fetch_file(server.url, path)
 
     def test_nobody_listens(self, server: Server, path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         with pytest.raises(DownloadError, match=f"http://127.0.0.1:{port}/x: "):
-            download.fetch_file(f"http://127.0.0.1:{port}/x", path)
+            fetch(f"http://127.0.0.1:{port}/x", path)
 
     def test_without_a_network_it_does_not_wait(
         self, server: Server, path: Path, monkeypatch: pytest.MonkeyPatch
@@ -200,84 +222,111 @@ class TestFile:
         monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
         monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waited"))
         with pytest.raises(DownloadError, match="Name or service not known"):
-            download.fetch_file("http://weights.invalid/x", path)
+            fetch("http://weights.invalid/x", path)
 
     def test_a_full_disk_is_no_download_error(self, server: Server, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
-            download.fetch_file(server.url, tmp_path / "missing" / "file")
+            fetch(server.url, tmp_path / "missing" / "file")
 
     def test_a_download_error_is_a_file_error(self) -> None:
         """One `except` is enough where it does not matter whether the file is local."""
         assert issubclass(DownloadError, FileError)
 
 
-class TestTensors:
-    @pytest.fixture
-    def tensors(self, server: Server) -> dict[str, np.ndarray]:
-        random = np.random.default_rng(1)
-        tensors = {
-            "features.0.bias": random.normal(size=64),
-            "features.0.weight": random.normal(size=(64, 300)),
-            "classifier.weight": random.normal(size=(100, 1000)),
-            "features.2.weight": random.normal(size=(100, 900)),
-        }
-        tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-        entries = {name: ("F32", t.shape, t.nbytes) for name, t in tensors.items()}
-        server.content = tensorfile.header(entries, {"format": "pt"})
-        server.content += b"".join(tensor.tobytes() for tensor in tensors.values())
-        return tensors
-
-    def check(self, path: Path, tensors: dict[str, np.ndarray]) -> None:
-        found = safetensors.numpy.load_file(path)
-        assert set(found) == {name for name in tensors if name.startswith("features.")}
-        for name, tensor in found.items():
-            np.testing.assert_array_equal(tensor, tensors[name])
-        assert names(path.parent) == ["file"]
-
-    def fetch(self, server: Server, path: Path) -> None:
-        download.fetch_tensors(server.url, path, lambda name: name.startswith("features."))
-
-    def test_only_the_wanted_bytes_travel(
-        self, server: Server, path: Path, tensors: dict[str, np.ndarray]
+class TestServersThatMeanHarm:
+    @pytest.mark.parametrize("where", ["header", "body"])
+    def test_a_byte_now_and_then_ends_in_time(
+        self, server: Server, path: Path, monkeypatch: pytest.MonkeyPatch, where: str
     ) -> None:
-        self.fetch(server, path)
-        self.check(path, tensors)
-        assert server.sent < len(server.content) - tensors["classifier.weight"].nbytes + 100
-        # The length of the header, the header, and two runs: the first two tensors touch.
-        assert len(server.requests) == 4
+        """Each byte comes long before the connection would time out."""
+        monkeypatch.setattr(download, "WINDOW_SECONDS", 0.3)
+        server.drips = (where, b"x")
+        with pytest.raises(DownloadError, match=r"\d+ bytes came in 0 s, which is too slow"):
+            fetch(server.url, path)
 
-    def test_continues_after_cuts_in_another_run(
-        self, server: Server, path: Path, tensors: dict[str, np.ndarray]
+    def test_a_byte_for_each_connection_ends_in_time(
+        self, server: Server, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # The second run of tensors is the long one, and the one that breaks.
-        server.cuts = [200_000, *[0] * download.ATTEMPTS]
-        with pytest.raises(DownloadError):
-            self.fetch(server, path)
-        server.sent, server.cuts = 0, []
-        self.fetch(server, path)
-        self.check(path, tensors)
-        assert server.sent < 200_000
+        monkeypatch.setattr(download, "WINDOW_SECONDS", 0.3)
+        monkeypatch.setattr(download, "PAUSE_SECONDS", 0.05)
+        server.cuts = [1] * len(CONTENT)
+        with pytest.raises(DownloadError, match="too slow"):
+            fetch(server.url, path)
 
-    def test_a_server_without_ranges(
-        self, server: Server, path: Path, tensors: dict[str, np.ndarray]
+    def test_sending_without_an_end_does(self, server: Server, path: Path) -> None:
+        server.drips = ("body", bytes(100_000))
+        with pytest.raises(DownloadError, match="gave a damaged file"):
+            fetch(server.url, path)
+
+    def test_what_is_slow_but_steady_is_waited_for(
+        self, server: Server, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        server.ranges = False
-        self.fetch(server, path)
-        self.check(path, tensors)
+        """Over many windows, each of which brings enough: here nothing, as a test has no pace."""
+        monkeypatch.setattr(download, "WINDOW_SECONDS", 0.01)
+        monkeypatch.setattr(download, "LEAST_BYTES_PER_SECOND", 0)
+        server.drips = ("body", b"x" * 100)
+        fetch(server.url, path, b"x" * 3000)
+        assert path.read_bytes() == b"x" * 3000
 
-    @pytest.mark.parametrize(
-        "content",
-        [
-            b"<html>not found</html>" * 10,
-            (20).to_bytes(8, "little") + b"no JSON whatsoever, ...",
-            tensorfile.header({})[:8] + b"[]" + b" " * 100,
-            (30).to_bytes(8, "little") + b'{"features.0.weight": {}}     ',
-        ],
-    )
-    def test_something_else_is_refused(self, server: Server, path: Path, content: bytes) -> None:
-        server.content = content
-        with pytest.raises(DownloadError, match="is not a safetensors file"):
-            self.fetch(server, path)
+    @pytest.mark.parametrize("scheme", ["file", "ftp", "data"])
+    def test_a_redirect_to_another_scheme_is_refused(
+        self, server: Server, path: Path, scheme: str
+    ) -> None:
+        secret = path.with_name("secret")
+        secret.write_bytes(CONTENT)
+        server.redirect = f"{scheme}://localhost{secret}"
+        with pytest.raises(DownloadError, match="HTTP 302 Found, a redirect that is not followed"):
+            fetch(server.url, path)
+        assert not path.exists()
+        assert len(server.requests) == 1
+
+    def test_nor_from_https_to_http(self) -> None:
+        def redirect(url: str, target: str) -> Any:
+            request = urllib.request.Request(url)
+            return download._Redirects().redirect_request(request, None, 302, "", {}, target)
+
+        for url, target in (("http://a/x", "http://b/x"), ("http://a/x", "https://b/x")):
+            assert redirect(url, target).full_url == target
+        with pytest.raises(urllib.error.HTTPError):
+            redirect("https://a/x", "http://b/x")
+
+
+class TestPlantedLinks:
+    """In a cache folder that others may write into, such as one in /tmp."""
+
+    @pytest.mark.parametrize("kind", ["symbolic", "dangling", "hard"])
+    def test_a_part_that_is_one_is_not_written_through(
+        self, server: Server, path: Path, kind: str
+    ) -> None:
+        victim, part = path.with_name("victim"), path.with_name(f"file.{sha256(CONTENT)[:16]}.part")
+        if kind != "dangling":
+            victim.write_bytes(b"precious")
+        part.hardlink_to(victim) if kind == "hard" else part.symlink_to(victim)
+        with pytest.raises(FileError, match=r"part is a link, .*: remove it"):
+            fetch(server.url, path)
+        assert victim.read_bytes() == b"precious" if kind != "dangling" else not victim.exists()
+
+    @pytest.mark.parametrize("kind", ["symbolic", "dangling", "pipe"])
+    def test_a_lock_that_is_one_is_refused(self, tmp_path: Path, kind: str) -> None:
+        """A pipe, on which opening would wait for a reader, too."""
+        victim, lock = tmp_path / "victim", tmp_path / "lock"
+        if kind == "pipe":
+            os.mkfifo(lock)
+        else:
+            lock.symlink_to(victim)
+        if kind == "symbolic":
+            victim.write_bytes(b"precious")
+        with pytest.raises(FileError, match="remove it"), download.file_lock(lock):
+            pass
+        assert victim.read_bytes() == b"precious" if kind == "symbolic" else not victim.exists()
+
+    def test_the_file_itself_is_replaced(self, server: Server, path: Path) -> None:
+        victim = path.with_name("victim")
+        victim.write_bytes(b"precious")
+        path.symlink_to(victim)
+        fetch(server.url, path)
+        assert (path.read_bytes(), path.is_symlink()) == (CONTENT, False)
+        assert victim.read_bytes() == b"precious"
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import http.server
 import json
+import os
 import re
 import shutil
 import socket
@@ -270,11 +271,10 @@ class TestTorchvisionFiles:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, vgg16: dict[str, np.ndarray]) -> Iterator[Path]:
-    """What a server on this machine offers: `/model.safetensors`, `/vgg16-DIGITS.pth`, its port."""
+    """What a server on this machine offers: `/vgg16-DIGITS.pth`, its port."""
     site = tmp_path_factory.mktemp("site")
-    safetensors.numpy.save_file(vgg16, site / "model.safetensors")
     torchwriter.write_legacy(site / "vgg16.pth", torchwriter.state_dict(vgg16))
-    digits = download.sha256(site / "vgg16.pth")[:8]
+    digits = download.digest(site / "vgg16.pth")[:8]
     (site / "vgg16.pth").rename(site / f"vgg16-{digits}.pth")
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -303,16 +303,14 @@ Fetch = Callable[[Source, Path], vgg.Params]
 
 class TestFetch:
     @pytest.fixture
-    def source(
-        self, site: Path, vgg16: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
-    ) -> Source:
+    def source(self, site: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
         monkeypatch.setattr(download, "PAUSE_SECONDS", 0.001)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        address = f"http://127.0.0.1:{(site / 'port').read_text()}"
+        official = next(site.glob("*.pth"))
         return Source(
-            safetensors_url=f"{address}/model.safetensors",
-            torch_url=f"{address}/{next(site.glob('*.pth')).name}",
-            first_values={"features.0.weight": tuple(vgg16["features.0.weight"].ravel()[:3])},
+            url=f"http://127.0.0.1:{(site / 'port').read_text()}/{official.name}",
+            size=official.stat().st_size,
+            sha256=download.digest(official),
         )
 
     @pytest.fixture
@@ -332,11 +330,12 @@ class TestFetch:
         folder = tmp_path / "new" / "cache"
         check_same(fetch(source, folder), vgg16, 16)
         assert sorted(file.name for file in folder.iterdir()) == ["x.lock", "x.safetensors"]
-        nowhere = Source(safetensors_url="", torch_url="")
+        nowhere = dataclasses.replace(source, url="http://127.0.0.1:9/x.pth")
         check_same(fetch(nowhere, folder), vgg16, 16)
         _, metadata = tensorfile.read(folder / "x.safetensors")
-        assert metadata["source"] == source.safetensors_url
+        assert metadata["source"] == source.url
 
+    @pytest.mark.parametrize("damage", ["a bit", "half", "empty", "a folder", "a pipe", "a link"])
     def test_a_damaged_file_in_the_cache_is_reported_and_fetched_again(
         self,
         fetch: Fetch,
@@ -344,32 +343,40 @@ class TestFetch:
         tmp_path: Path,
         vgg16: dict[str, np.ndarray],
         caplog: pytest.LogCaptureFixture,
+        damage: str,
     ) -> None:
-        content = bytearray(EMBEDDED.read_bytes())
-        content[-1] ^= 1
-        (tmp_path / "x.safetensors").write_bytes(content)
-        check_same(fetch(source, tmp_path), vgg16, 16)
-        assert "x.safetensors is damaged" in caplog.text
+        kept, content = tmp_path / "x.safetensors", bytearray(EMBEDDED.read_bytes())
+        if damage == "a bit":
+            content[-1] ^= 1
+        elif damage == "half":
+            del content[len(content) // 2 :]
+        elif damage == "empty":
+            content.clear()
+        if damage == "a folder":
+            kept.mkdir()
+            with pytest.raises(FileError, match=r"x\.safetensors .*directory"):
+                fetch(source, tmp_path)
+        elif damage == "a pipe":
+            os.mkfifo(kept)
+        elif damage == "a link":
+            (tmp_path / "elsewhere").write_bytes(content)
+            kept.symlink_to(tmp_path / "elsewhere")
+        else:
+            kept.write_bytes(content)
+        if damage != "a folder":
+            check_same(fetch(source, tmp_path), vgg16, 16)
+            assert not kept.is_symlink()
+        assert "x.safetensors" in caplog.text
         assert "fetching it again" in caplog.text
 
-    def test_the_official_file_is_the_second_source(
-        self, fetch: Fetch, source: Source, tmp_path: Path, vgg16: dict[str, np.ndarray]
+    def test_another_file_at_the_address_is_not_taken(
+        self, fetch: Fetch, source: Source, tmp_path: Path
     ) -> None:
-        missing = source.safetensors_url.replace("model", "missing")
-        source = dataclasses.replace(source, safetensors_url=missing)
-        check_same(fetch(source, tmp_path), vgg16, 16)
-        _, metadata = tensorfile.read(tmp_path / "x.safetensors")
-        assert metadata["source"] == source.torch_url
-        assert sorted(file.name for file in tmp_path.iterdir()) == ["x.lock", "x.safetensors"]
-
-    def test_another_network_at_the_first_address_is_not_taken(
-        self, fetch: Fetch, source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        source = dataclasses.replace(source, first_values={"features.0.bias": (0.403388,)})
-        fetch(source, tmp_path)
-        assert "has another network: features.0.bias differs" in caplog.text
-        _, metadata = tensorfile.read(tmp_path / "x.safetensors")
-        assert metadata["source"] == source.torch_url
+        """Even if it is a network whose digest begins as the official one does."""
+        other = source.sha256[:8] + "0" * 56
+        with pytest.raises(FileError, match="gave a damaged file: its SHA-256 is"):
+            fetch(dataclasses.replace(source, sha256=other), tmp_path)
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["x.lock"]
 
     def test_a_file_put_there_by_hand_is_taken_and_kept(
         self,
@@ -382,8 +389,7 @@ class TestFetch:
         official = next(site.glob("*.pth"))
         by_hand = tmp_path / official.name
         shutil.copy(official, by_hand)
-        nowhere = "http://127.0.0.1:9"
-        offline = Source(f"{nowhere}/model.safetensors", f"{nowhere}/{official.name}")
+        offline = dataclasses.replace(source, url=f"http://127.0.0.1:9/{official.name}")
         check_same(fetch(offline, tmp_path), vgg16, 16)
         assert by_hand.exists()
 
@@ -392,13 +398,15 @@ class TestFetch:
             file.write(b"?")
         with pytest.raises(FileError, match="damaged: its SHA-256"):
             fetch(offline, tmp_path)
+        by_hand.unlink()
+        os.mkfifo(by_hand)
+        with pytest.raises(FileError, match="remove it"):
+            fetch(offline, tmp_path)
 
     def test_offline_says_what_to_do(self, fetch: Fetch, source: Source, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             nobody = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        offline = Source(
-            safetensors_url=f"{nobody}/model.safetensors", torch_url=f"{nobody}/vgg16-397923af.pth"
-        )
+        offline = dataclasses.replace(source, url=f"{nobody}/vgg16-397923af.pth")
         with pytest.raises(FileError) as caught:
             fetch(offline, tmp_path)
         message = str(caught.value)
@@ -419,5 +427,7 @@ class TestFetch:
 def test_published_addresses_name_their_digests() -> None:
     assert vgg.NAMES == ("vgg16", "vgg16-torchvision", "vgg19-torchvision")
     for source in torchvision.SOURCES.values():
-        assert re.fullmatch(r"https://.*/vgg1[69]-[0-9a-f]{8}\.pth", source.torch_url)
-        assert source.safetensors_url.startswith("https://")
+        assert re.fullmatch(r"[0-9a-f]{64}", source.sha256)
+        named = rf"https://download\.pytorch\.org/models/vgg1[69]-{source.sha256[:8]}\.pth"
+        assert re.fullmatch(named, source.url)
+        assert 500e6 < source.size < 600e6

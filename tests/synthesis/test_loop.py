@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from perceptual_jax import objective as objective_lib
 from perceptual_jax import synthesis
-from perceptual_jax.objective import Objective
-from perceptual_jax.synthesis import NonFiniteError, Optimizer, Report, Trace
+from perceptual_jax.objective import GATYS, Objective
+from perceptual_jax.synthesis import NonFiniteError, Optimizer, Report, Trace, loop
+from tests import reference
 from tests.synthesis.small import (
     NOISE,
     PARAMS,
@@ -19,7 +21,6 @@ from tests.synthesis.small import (
     TARGETS,
     evaluate,
     kept,
-    made_for,
     reports,
     totals,
     weights_for,
@@ -30,6 +31,16 @@ def programs() -> int:
     """How often `advance` was compiled."""
     compiled: Any = synthesis.advance
     return compiled._cache_size()
+
+
+def times_red(factor: float) -> reference.Params:
+    """A network of one feature, conv1_1: the red of its pixel times a factor."""
+    kernel = np.zeros((3, 3, 3, 1), np.float32)
+    kernel[1, 1, 0, 0] = factor
+    return {
+        "normalization": {"mean": np.zeros(3, np.float32), "std": np.ones(3, np.float32)},
+        "conv1_1": {"kernel": kernel, "bias": np.zeros(1, np.float32)},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +143,56 @@ class TestBatch:
         assert content[2, -1] / 30 < content[1, -1]
 
 
+class TestScaleOfTheWeights:
+    """Weights are ratios: all of them times one factor give the same pictures."""
+
+    @pytest.mark.usefixtures("optaxs_promotion")
+    @pytest.mark.parametrize(
+        "optimizer",
+        [
+            Optimizer(),
+            Optimizer(line_search=True),
+            Optimizer(optimizer="adam"),
+        ],
+        ids=["lbfgs", "line search", "adam"],
+    )
+    def test_does_nothing_but_to_the_printed_numbers(self, optimizer: Optimizer) -> None:
+        def found(factor: float) -> list[Report]:
+            weights = {name: factor * weight for name, weight in SMALL.term_weights().items()}
+            options: Any = {"optimizer": optimizer, "term_weights": weights}
+            return reports(steps=4, seconds_per_report=0.0, **options)
+
+        expected = found(1.0)
+        for factor in (1e-4, 1e4, 1e-30, 1e30):
+            scaled = found(factor)
+            np.testing.assert_allclose(scaled[-1].best, expected[-1].best, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(totals(scaled) / factor, totals(expected), rtol=1e-4)
+
+    def test_is_left_alone_for_the_default_weights(self) -> None:
+        """So that the pictures of a preset are those of the optimiser on the preset itself."""
+        assert loop._SUM_OF_WEIGHTS == sum(GATYS.term_weights().values()) == 11001.0
+
+    @pytest.mark.usefixtures("optaxs_promotion")
+    def test_adam_moves_pixels_as_far_where_the_losses_are_small(self) -> None:
+        """The first step of Adam is the learning rate, whatever the gradient (Kingma & Ba 2015).
+
+        That of this picture is some 1e-9: optax's own epsilon, 1e-8, would take most of the step.
+        """
+        photo = np.full((*SIZE, 3), 0.5, np.float32)
+        objective = Objective(content_layers=("conv1_1",))
+        params = times_red(1e-6)
+        targets = objective_lib.targets(objective, params, content=photo)
+        *_, last = synthesis.run(
+            objective,
+            params,
+            photo[None] + 0.1,
+            targets,
+            steps=1,
+            optimizer=Optimizer(optimizer="adam", learning_rate=0.01, low_frequency_gain=0.0),
+        )
+        np.testing.assert_allclose(last.best[0, ..., 0], 0.59, rtol=1e-4)
+
+
 class TestSettingsOfJax:
     def test_nothing_depends_on_64_bits(self, twelve: list[Report]) -> None:
         with jax.enable_x64(True):
@@ -184,54 +245,62 @@ class TestNonFinite:
     """In other programs pictures become black: here the last good one stays."""
 
     def broken(
-        self, images: Any, objective: Objective = SMALL, targets: Any = TARGETS, **options: Any
+        self,
+        images: Any,
+        objective: Objective = SMALL,
+        targets: Any = TARGETS,
+        *,
+        params: Any = PARAMS,
+        **options: Any,
     ) -> tuple[list[Report], str]:
         """The reports until the error, and its message."""
         found: list[Report] = []
 
         def collect() -> None:
-            for report in synthesis.run(objective, PARAMS, images, targets, **options):
+            for report in synthesis.run(objective, params, images, targets, **options):
                 found.append(kept(report))
 
         with pytest.raises(NonFiniteError) as caught:
             collect()
         return found, str(caught.value)
 
-    def test_a_weight_that_overflows_is_named(self) -> None:
-        """The photo itself has a content loss of 0; from the first iteration on it is infinite."""
-        weights = {**SMALL.term_weights(), "content/conv2_1": 3e38}
-        found, message = self.broken(PHOTO[None], steps=5, term_weights=weights)
+    def test_the_terms_that_overflow_are_named(self) -> None:
+        """A step that leads far from every picture; the start is what is left."""
+        astray = Optimizer(learning_rate=1e30)
+        found, message = self.broken(PHOTO[None], steps=5, optimizer=astray)
         assert message == (
-            "the term content/conv2_1 was no longer finite by iteration 1: "
-            "lower the weights or the learning rate"
+            "the term content/conv2_1, style/conv1_1, style/conv2_1 was no longer finite by "
+            "iteration 1: lower the learning rate"
         )
         assert [report.step for report in found] == [0, 1]
         np.testing.assert_array_equal(found[-1].best, PHOTO[None])
-
-    def test_the_first_evaluation_already(self) -> None:
-        weights = {**SMALL.term_weights(), "content/conv2_1": 3e38}
-        found, message = self.broken(NOISE, steps=5, term_weights=weights)
-        assert message.startswith("the term content/conv2_1 was no longer finite by iteration 0:")
-        np.testing.assert_array_equal(found[-1].best, NOISE)
 
     def test_nan_in_what_is_compared_with(self) -> None:
         style = TARGETS.style["conv2_1"].at[0, 0, 0].set(jnp.nan)
         targets = TARGETS._replace(style={**TARGETS.style, "conv2_1": style})
         found, message = self.broken(NOISE, targets=targets, steps=5)
-        assert message.startswith("the term style/conv2_1 was")
+        assert message.startswith("the term style/conv2_1 was no longer finite by iteration 0:")
         np.testing.assert_array_equal(found[-1].best, NOISE)
 
     @pytest.mark.usefixtures("optaxs_promotion")
     def test_a_gradient_that_overflows_where_the_objective_does_not(self) -> None:
-        """By hand, one pixel of one channel being d = 1e-4 off its four neighbours: 3e37 255² 4d²
-        is 8e34, and its derivative 3e37 255² 8d is 2e39, above float32's 3e38.
+        """By hand, of a feature that is 2e19 times a pixel, 1e-4 off the photo's: eq. 1 of Gatys et
+        al. 2015 is (2e15)^2 / 2 = 2e30, and its derivative 2e19 * 2e15 = 4e34; times the sum of
+        the default weights, 11001, the latter is 4e38, above float32's 3.4e38.
         """
-        image = np.full((1, *SIZE, 3), 0.5, np.float32)
+        params = times_red(2e19)
+        photo = np.full((*SIZE, 3), 0.125, np.float32)
+        image = photo[None].copy()
         image[0, 8, 8, 0] += 1e-4
-        objective = Objective(tv_weight=3e37)
-        targets = made_for(objective, styles=())
+        objective = Objective(content_layers=("conv1_1",))
+        targets = objective_lib.targets(objective, params, content=photo)
         found, message = self.broken(
-            image, objective, targets, steps=5, optimizer=Optimizer(optimizer="adam")
+            image,
+            objective,
+            targets,
+            params=params,
+            steps=5,
+            optimizer=Optimizer(optimizer="adam", low_frequency_gain=0.0),
         )
         assert np.isfinite(found[-1].trace.totals).all()
         assert message.startswith("the gradient was no longer finite by iteration 0:")
@@ -239,7 +308,7 @@ class TestNonFinite:
 
     def test_the_others_of_a_batch_go_on(self, twelve: list[Report]) -> None:
         weights = weights_for(3)
-        weights["content/conv2_1"][1] = 3e38
+        weights["content/conv2_1"][1] = np.nan
         found = reports(term_weights=weights)
         np.testing.assert_allclose(totals(found)[[0, 2]], totals(twelve)[[0, 2]], rtol=1e-3)
         np.testing.assert_array_equal(found[-1].best[1], NOISE[1])

@@ -181,6 +181,26 @@ class TestStep:
         if not config.ema_decay:
             np.testing.assert_array_equal(averaged["a"], moved["a"])
 
+    @pytest.mark.parametrize("optimizer", ["adam", "muon"])
+    @pytest.mark.parametrize("loss_mean", ["log", "linear"])
+    def test_a_factor_of_the_whole_loss_changes_no_step(
+        self, optimizer: str, loss_mean: str
+    ) -> None:
+        """The weights of a loss are ratios: no epsilon of the optimiser has a scale."""
+        config = dataclasses.replace(CONFIG, optimizer=optimizer, loss_mean=loss_mean)
+
+        def scaled(factor: float) -> Any:
+            def loss(*arguments: Any) -> Any:
+                totals, terms, updated = toy(*arguments)
+                return factor * totals, terms, updated
+
+            return flat(advanced(config, steps=3, loss=loss).variables)
+
+        expected = scaled(1.0)
+        for factor in (1e-7, 1e7):
+            for name, found in scaled(factor).items():
+                np.testing.assert_allclose(found, expected[name], rtol=1e-5, err_msg=name)
+
     def test_the_logarithm_divides_each_photos_gradient_by_its_loss(self) -> None:
         """So that no photo counts for more because it is far away; by JAX's own gradient."""
         given, batch = variables(), next(batches())

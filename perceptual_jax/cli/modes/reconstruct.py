@@ -103,7 +103,7 @@ def main(values: Any) -> int:
         name: np.array([cell.get(name, 0.0) for cell in figure.term_weights])
         for name in figure.objective.term_weights()
     }
-    term_weights["range"] = np.full(count, objective.GATYS.range_weight)
+    term_weights["range"] = np.full(count, objective.GATYS.term_weights()["range"])
     compute_targets = jax.jit(functools.partial(objective.targets, figure.objective))
     reports = synthesis.run(
         figure.objective,

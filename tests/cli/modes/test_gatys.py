@@ -350,18 +350,25 @@ class TestMistakes:
         assert run(*SMALL, OUT) == 2
         made("--nocheck_memory")
 
-    def test_weights_that_break_the_objective(self, capsys: Captured) -> None:
+    def test_an_objective_that_breaks(self, capsys: Captured) -> None:
         """The last good picture, here the photo itself, is written all the same."""
-        assert run(*SMALL, OUT, "--workdir=run", "--content_weight=3e38") == 2
+        assert run(*SMALL, OUT, "--workdir=run", "--learning_rate=1e30") == 2
         error = capsys.readouterr().err.splitlines()[-1]
         assert re.match(
-            r"error: the (gradient|term content/conv2_1) was no longer finite by .*"
-            r"lower the weights .*--learning_rate.*out.png is the picture before that",
+            r"error: the (gradient|term content/conv2_1.*) was no longer finite by .*"
+            r"lower the learning rate .*--learning_rate.*out.png is the picture before that",
             error,
         )
         found = images.read("out.png")
         np.testing.assert_allclose(found, images.resize(PHOTO, (32, 48)), atol=0.02)
         assert len(metrics()) >= 1
+
+    @pytest.mark.parametrize("factor", ["e-6", "e30"])
+    def test_the_scale_of_the_weights_is_no_mistake(self, factor: str) -> None:
+        """They are ratios, and the weight of the range follows them."""
+        expected = made()
+        found = made(f"--content_weight=1{factor}", f"--style_weight=10000{factor}")
+        np.testing.assert_allclose(found, expected, atol=1 / 255 + 1e-6)
 
 
 def test_needs_none_of_jaxs_defaults() -> None:

@@ -1,5 +1,6 @@
 """--mode=reconstruct: the paper's figures."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,18 @@ def test_writes_a_labelled_grid(tmp_path: Path, figure: str, rows: int, columns:
     settings = images.read_settings(output)
     assert settings is not None
     assert settings["figure"] == figure
+
+
+def test_an_objective_that_is_not_finite_leaves_the_last_good_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "figure.png"
+    arguments = ["run.py", "--mode=reconstruct", "--image_size=32", "--steps=2"]
+    assert main.main([*arguments, "--learning_rate=1e30", f"--output={output}"]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert re.search(r"\nerror: the .* was no longer finite by iteration 1: .*\n$", error)
+    assert np.isfinite(images.read(output)).all()
 
 
 def test_refuses_cells_too_small_for_the_network(
