@@ -28,6 +28,17 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def any_path(path: str | os.PathLike[str]) -> Path:
+    """A path on a disk, see `local_path`, or an `etils.epath.Path` in a bucket."""
+    if not is_remote(path):
+        return local_path(path)
+    # Only here: it is slow to import, and of use to few.
+    from etils import epath
+
+    bucket: Path = epath.Path(path)
+    return bucket
+
+
 def pictures_in(
     folder: Path, *, exclude: Path | None = None, suffixes: Sequence[str] = PICTURE_SUFFIXES
 ) -> list[Path]:
