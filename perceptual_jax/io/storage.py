@@ -131,6 +131,28 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
         raise FileError(f"cannot write {path} ({reason}): choose another place") from error
 
 
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[bool]:
+    """Whether this program has a folder, which is made, for itself until the end of the `with`.
+
+    The system lets go of the lock however a program ends.  Where there are none, in a bucket, on
+    Windows and on some network file systems, and where none can be written, it is always true.
+    """
+    with contextlib.ExitStack() as stack:
+        alone = True
+        if not is_remote(folder):
+            with contextlib.suppress(ImportError, OSError):
+                import fcntl
+
+                folder.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context((folder / ".lock").open("a"))
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    alone = False
+        yield alone
+
+
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a path leads to a bucket, of which the system's own functions know nothing."""
     return "://" in os.fspath(path)
