@@ -56,8 +56,8 @@ def write(trained: TrainedNetwork, options: RunOptions, *, step: int, steps: int
             save(file, trained, dtype=options.store)
         except OSError as error:
             raise UserError(
-                f"cannot write {output}: {error.strerror or error}; the same command with another "
-                "--output writes it from the last checkpoint"
+                f"{error}; the same command with another --output writes it from the last "
+                "checkpoint"
             ) from error
         if remote:
             storage.put(file, output)
