@@ -11,7 +11,9 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -260,14 +262,17 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             raise FileError(f"cannot write to {self._folder}: {_reason(error)}") from error
 
 
-def _first_unreadable(folder: Any) -> str:
+def _first_unreadable(folder: Path) -> str:
     """What to do where Orbax, which looks at all checkpoints to open one, stumbles over one."""
     from orbax.checkpoint import v1 as ocp
 
-    with contextlib.suppress(OSError):
-        for path in sorted(folder.iterdir()):
+    if storage.is_remote(folder) or not folder.is_dir():
+        return ""
+    for path in sorted(folder.iterdir()):
+        with tempfile.TemporaryDirectory() as alone:
+            Path(alone, path.name).symlink_to(path)
             try:
-                ocp.checkpointables_metadata(path)
+                ocp.training.Checkpointer(alone, cleanup_tmp_directories=False).close()
             except Exception:
                 return f"; {path} is damaged: remove it to go on from another checkpoint"
     return ""
