@@ -470,8 +470,13 @@ class TestPrograms:
         assert steps[-1] == LONGER
         assert "cpu_aot_loader" not in errors  # Of programs that it found compiled.
 
-    def test_two_processes_train_as_one(self, programs: Programs, one: Path) -> None:
+    def test_two_processes_train_as_one_with_as_many_devices(
+        self, programs: Programs, one: Path
+    ) -> None:
+        """To the bit: of two addends the sum has no order."""
         programs.finish()
+        two = programs.folder / "two" / "network.safetensors"
+        assert digest(two) == digest(one / "network.safetensors")
         lines = metrics(one)
         begin = 0
         for line in metrics(programs.folder / "two"):
