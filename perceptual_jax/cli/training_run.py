@@ -172,7 +172,9 @@ def check_photos(
 
 
 def _amount(fingerprint: Mapping[str, Any]) -> str:
-    return f"{fingerprint['count']} of {fingerprint['bytes']:,} bytes"
+    # Of photos in a bucket only the number is known.
+    size = f" of {fingerprint['bytes']:,} bytes" if fingerprint["bytes"] else ""
+    return f"{fingerprint['count']}{size}"
 
 
 def _as_flag(value: Any) -> str:

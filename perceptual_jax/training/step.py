@@ -7,8 +7,7 @@ same bits as one that was never interrupted.
 As many devices give the same bits, whether one process has them or several.  Another number adds
 the gradient up in another order, by which it differs by 3e-7 of its norm.  A bias before a
 normalisation has no gradient but such rounding, and Adam moves it by the whole learning rate all
-the same; after 60 steps the kernels of two such runs differ by some percent of the largest weight,
-and both are as good.
+the same; after 60 steps the kernels of two such runs differ by some percent of the largest weight.
 """
 
 import dataclasses
