@@ -1,7 +1,6 @@
 """The terminal: a progress bar for long work."""
 
 import contextlib
-import logging
 import sys
 import time
 from typing import Any
@@ -43,8 +42,7 @@ class ProgressBar(contextlib.ExitStack):
 
     def __init__(self, total_work: float, done: float = 0) -> None:
         super().__init__()
-        package = __name__.partition(".")[0]
-        self.enter_context(logging_redirect_tqdm([logging.getLogger(package)]))
+        self.enter_context(logging_redirect_tqdm())
         self._first: tuple[float, float] | None = None
         bar: Any = tqdm.tqdm(
             desc="starting",

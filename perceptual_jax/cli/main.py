@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import logging
 import os
 import pkgutil
 import sys
@@ -49,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
     It is 0, 1 where some pictures of a folder were left out, 2 for a mistake in the flags or files,
     or 128 and the number of the signal that stopped it.
     """
+    # Else a library sets up its own, which repeats every warning with the name of its module.
+    logging.basicConfig(format="%(message)s")
     try:
         code = _main(argv)
         print(end="", flush=True)  # So that a full disk or a closed pipe is an error of this run.

@@ -1,15 +1,18 @@
 """The flags that every mode which trains a network has, and the configuration made of them."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.flags import Flags, filled, settings
+from perceptual_jax.io import storage
 from perceptual_jax.ops.checks import setting
 from perceptual_jax.training.step import LEARNING_RATES, TrainConfig
+
+# Enough for a style to show, or a mistake; a minute on a CPU.
+FIRST_PREVIEW = 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,14 @@ class RunOptions:
     checkpoint_every: int = setting(
         "Steps between checkpoints; 0 for the end only.", default=500, least=0
     )
-    preview_every: int = setting("Steps between previews; 0 for none.", default=500, least=0)
+    preview_every: int = setting(
+        f"Steps between previews; 0 for none. The first comes after {FIRST_PREVIEW}.",
+        default=500,
+        least=0,
+    )
+    allow_changed_photos: bool = setting(
+        "Go on with a run although its photos changed since it began.", default=False
+    )
     plot: bool = setting("Draw the terms into the folder at the end.", default=True)
 
 
@@ -145,7 +155,7 @@ def options_of(values: Any, name: str) -> RunOptions:
     """
     workdir = values.workdir or f"runs/{name}"
     output = values.output or f"{workdir}/network.safetensors"
-    if Path(output).expanduser().is_dir():
+    if not storage.is_remote(output) and storage.local_path(output).is_dir():
         raise UserError(f"--output={output} is a folder: give the path of a file")
     return filled(RunOptions(), values, workdir=workdir, output=output)
 

@@ -51,13 +51,13 @@ def write(trained: TrainedNetwork, options: RunOptions, *, step: int, steps: int
     trained = dataclasses.replace(trained, settings=settings)
     with usage_errors(), tempfile.TemporaryDirectory() as temporary:
         remote = storage.is_remote(output)
-        file = Path(temporary) / "network" if remote else Path(output).expanduser()
+        file = Path(temporary) / "network" if remote else storage.local_path(output)
         try:
             save(file, trained, dtype=options.store)
         except OSError as error:
             raise UserError(
-                f"cannot write {output}: {error.strerror or error}; the same command with another "
-                "--output writes it from the checkpoint"
+                f"{error}; the same command with another --output writes it from the last "
+                "checkpoint"
             ) from error
         if remote:
             storage.put(file, output)

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from perceptual_jax.cli import console, memory, training_flags, training_network
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.interrupts import interruptible
 from perceptual_jax.cli.training_flags import RunOptions, TrainSettings
-from perceptual_jax.io import resources
+from perceptual_jax.io import resources, storage
 from perceptual_jax.objective import JOHNSON
 from perceptual_jax.pretrained.networks import TrainedNetwork
 from perceptual_jax.training import photos
@@ -74,10 +74,11 @@ def main(
     config = training_flags.config_of(values, accelerator, cpu, **changes)
     options = training_flags.options_of(values, name)
     settings = training_flags.settings_of(values, config)
-    check_resumable(options, settings)
+    begun = check_resumable(options, settings)
+    source = find_photos(config.data)
+    settings["photos"] = check_photos(source, begun, options)
     task = begin(values, config)
     settings |= task.network.settings
-    source = find_photos(config.data)
     with usage_errors():
         batches = photos.batches(
             source,
@@ -99,19 +100,36 @@ def main(
     return code
 
 
-def check_resumable(options: RunOptions, settings: Mapping[str, Any]) -> None:
-    """Raises `UserError` if the run in the folder was begun with other settings; names each.
+@contextlib.contextmanager
+def alone_in(workdir: str) -> Iterator[None]:
+    """Keeps other programs out of the run folder, or raises `UserError` if there is one in it."""
+    lock = storage.lock(storage.any_path(workdir))
+    with lock if jax.process_index() == 0 else contextlib.nullcontext(True) as alone:
+        if _in_any_process(not alone):
+            raise UserError(
+                f"another program is training in --workdir={workdir}: wait for its end, or give "
+                "another --workdir"
+            )
+        yield
+
+
+def check_resumable(options: RunOptions, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings that the run in the folder was begun with, if there is one.
 
     Makes no folder where there is none.
-    """
-    # Imported only here, since it is slow.
-    from etils import epath
 
+    Raises:
+      UserError: they are others, which are named; or another program is training there.
+    """
     workdir = str(options.workdir)
-    if not _in_any_process((epath.Path(workdir).expanduser() / "checkpoints").exists()):
-        return
-    # Only to read: the run may be going on in another terminal.
-    with Checkpoints(workdir, only_read=True) as checkpoints:
+    if not _in_any_process(storage.any_path(workdir).is_dir()):
+        return {}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(alone_in(workdir))
+        if not _in_any_process((storage.any_path(workdir) / "checkpoints").exists()):
+            return {}
+        # Only to read, until the run goes on.
+        checkpoints = stack.enter_context(Checkpoints(workdir, only_read=True))
         saved = checkpoints.settings() or {}
     with usage_errors():
         before, now = _comparable(saved), _comparable(json.loads(json.dumps(settings)))
@@ -125,6 +143,39 @@ def check_resumable(options: RunOptions, settings: Mapping[str, Any]) -> None:
             f"the run in {workdir} was begun with other settings ({changes}): give these again to "
             "go on with it, or another --workdir to begin anew"
         )
+    return saved
+
+
+def check_photos(
+    source: photos.Photos, begun: Mapping[str, Any], options: RunOptions
+) -> dict[str, Any]:
+    """The fingerprint of the photos, which is kept with the settings.
+
+    Raises:
+      UserError: they changed since the run began, or the processes find different ones.
+    """
+    now = source.fingerprint()
+    if len(set(of_all_processes(json.dumps(now)))) > 1:
+        raise UserError("the processes find different photos: --data has to be the same for all")
+    if begun.get("photos", now) != now:
+        then = begun["photos"]
+        change = f"{_amount(then)} then, {_amount(now)} now"
+        if _amount(then) == _amount(now):
+            change = f"as many as before, {_amount(now)}, but with other names or contents"
+        change = f"the photos changed since the run in {options.workdir} began ({change})"
+        if not options.allow_changed_photos:
+            raise UserError(
+                f"{change}: put them back to go on with it, give --allow_changed_photos to go on "
+                "with those of now, or another --workdir to begin anew"
+            )
+        _log.warning("%s: it goes on with those of now", change)
+    return now
+
+
+def _amount(fingerprint: Mapping[str, Any]) -> str:
+    # Of photos in a bucket only the number is known.
+    size = f" of {fingerprint['bytes']:,} bytes" if fingerprint["bytes"] else ""
+    return f"{fingerprint['count']}{size}"
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,6 +235,7 @@ def run(
     workdir = str(options.workdir)
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(interruptible())
+        stack.enter_context(alone_in(workdir))
 
         # The state: of the newest checkpoint, else of the variables that the task begins with.
         checkpoints = stack.enter_context(Checkpoints(workdir))
@@ -200,7 +252,7 @@ def run(
             )
 
         # Several processes have to stop, save and report at the same steps.
-        periods = [options.checkpoint_every, options.preview_every, 0 if alone else 10]
+        periods = [options.checkpoint_every, 0 if alone else 10]
         reports = training.train(
             task.loss,
             config,
@@ -209,7 +261,9 @@ def run(
             training.replicate(task.constants, mesh),
             mesh,
             seconds_per_report=1.0 if alone else math.inf,
-            report_at=lambda step: any(_is_due(period, step) for period in periods),
+            report_at=lambda step: (
+                any(_is_due(period, step) for period in periods) or _is_shown(options, step)
+            ),
         )
 
         # The loop.
@@ -225,7 +279,7 @@ def run(
                         saved = step
                         if folder:
                             folder.publish()
-                    if folder and _is_due(options.preview_every, step):
+                    if folder and _is_shown(options, step):
                         _preview(task, state.ema, folder.preview_path(step))
                     if _in_any_process(bool(interrupts)):
                         break
@@ -235,17 +289,25 @@ def run(
             ) from error
 
         # The result comes before the drawing, which the folder makes when it is closed.
-        if step > saved:
-            checkpoints.save(step, state, batches.get_state(), settings)
-        checkpoints.wait()
-        if first:
-            write(jax.device_get(state.ema), step)
+        try:
+            if step > saved:
+                checkpoints.save(step, state, batches.get_state(), settings)
+            checkpoints.wait()
+        finally:  # The network may have a place where a checkpoint has none.
+            if first:
+                write(jax.device_get(state.ema), step)
         # A machine that is taken away sends SIGTERM, and a run that was saved has done its part.
         return 0 if interrupts.signal == signal.SIGTERM else interrupts.exit_code
 
 
 def _is_due(period: int, step: int) -> bool:
     return period > 0 and step % period == 0
+
+
+def _is_shown(options: RunOptions, step: int) -> bool:
+    """Whether there is a preview of a step: an early one, then in turn."""
+    every = options.preview_every
+    return _is_due(every, step) or 0 < step == min(every, training_flags.FIRST_PREVIEW)
 
 
 def _show(bar: console.ProgressBar, folder: RunFolder, report: training.Report, moved: int) -> None:

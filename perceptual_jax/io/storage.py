@@ -28,6 +28,17 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def any_path(path: str | os.PathLike[str]) -> Path:
+    """A path on a disk, see `local_path`, or an `etils.epath.Path` in a bucket."""
+    if not is_remote(path):
+        return local_path(path)
+    # Only here: it is slow to import, and of use to few.
+    from etils import epath
+
+    bucket: Path = epath.Path(path)
+    return bucket
+
+
 def pictures_in(
     folder: Path, *, exclude: Path | None = None, suffixes: Sequence[str] = PICTURE_SUFFIXES
 ) -> list[Path]:
@@ -118,6 +129,28 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise FileError(f"cannot write {path} ({reason}): choose another place") from error
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[bool]:
+    """Whether this program has a folder, which is made, for itself until the end of the `with`.
+
+    The system lets go of the lock however a program ends.  Where there are none, in a bucket, on
+    Windows and on some network file systems, and where none can be written, it is always true.
+    """
+    with contextlib.ExitStack() as stack:
+        alone = True
+        if not is_remote(folder):
+            with contextlib.suppress(ImportError, OSError):
+                import fcntl
+
+                folder.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context((folder / ".lock").open("a"))
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    alone = False
+        yield alone
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:

@@ -247,6 +247,12 @@ def is_style_name(name: str) -> bool:
     return 0 < len(name) <= 200 and name.isprintable() and not set(name) & set("/\\")
 
 
+def style_name(text: str) -> str:
+    """A name that a style may have, made of any text, such as the name of a painting's file."""
+    name = "".join(c if c.isprintable() and c not in "/\\" else "_" for c in text)
+    return name[:200] or "_"
+
+
 def _check_settings(settings: Any) -> None:
     if not isinstance(settings, dict):
         raise ValueError("its settings are no dict")

@@ -10,12 +10,16 @@ import hashlib
 import json
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from perceptual_jax.io import storage
 from perceptual_jax.io.storage import FileError
 
 _logger = logging.getLogger(__name__)
@@ -54,11 +58,11 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         self, folder: str | os.PathLike[str], *, keep: int = 3, only_read: bool = False
     ) -> None:
         # Imported only here, since it is slow.
-        from etils import epath
         from orbax.checkpoint import v1 as ocp
 
         logging.getLogger("absl").addFilter(_not_from_orbax)
-        path = epath.Path(folder).expanduser() / "checkpoints"
+        logging.getLogger("asyncio").addFilter(_not_from_tensorstore)
+        path = storage.any_path(folder) / "checkpoints"
         # Orbax wants it absolute, as a bucket is; `absolute` would take that for a local folder.
         self._folder = path if path.is_absolute() else path.absolute()
         self._held: int | None = None
@@ -73,7 +77,10 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
                 cleanup_tmp_directories=not only_read,
             )
         except Exception as error:  # It looks at all that is there, damaged or not.
-            raise FileError(f"cannot open the checkpoints of {folder}: {_reason(error)}") from error
+            raise FileError(
+                f"cannot open the checkpoints of {folder}: {_reason(error)}"
+                f"{_first_unreadable(self._folder)}"
+            ) from error
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -255,16 +262,42 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             raise FileError(f"cannot write to {self._folder}: {_reason(error)}") from error
 
 
+def _first_unreadable(folder: Path) -> str:
+    """What to do where Orbax, which looks at all checkpoints to open one, stumbles over one."""
+    from orbax.checkpoint import v1 as ocp
+
+    if storage.is_remote(folder) or not folder.is_dir():
+        return ""
+    for path in sorted(folder.iterdir()):
+        with tempfile.TemporaryDirectory() as alone:
+            Path(alone, path.name).symlink_to(path)
+            try:
+                ocp.training.Checkpointer(alone, cleanup_tmp_directories=False).close()
+            except Exception:
+                return f"; {path} is damaged: remove it to go on from another checkpoint"
+    return ""
+
+
 class _DamagedError(Exception):
     """A checkpoint that is not as it was saved; says what is wrong with it."""
 
 
 @contextlib.contextmanager
 def _reading() -> Iterator[None]:
+    before = sys.unraisablehook
+
+    def report(unraisable: Any) -> None:
+        # Of an array beside the first that could not be read, at which Orbax stopped.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = report
     try:
         yield
     except Exception as error:  # Damaged files make its parsers stumble in every way there is.
         raise _DamagedError(_reason(error)) from error
+    finally:
+        sys.unraisablehook = before
 
 
 def _reason(error: BaseException) -> str:
@@ -283,6 +316,11 @@ def _today(name: str) -> str:
 def _not_from_orbax(record: logging.LogRecord) -> bool:
     """Keeps Orbax quiet: what it logs as an error it also raises, and a `FileError` says it."""
     return f"{os.sep}orbax{os.sep}checkpoint{os.sep}" not in record.pathname
+
+
+def _not_from_tensorstore(record: logging.LogRecord) -> bool:
+    """Keeps quiet what nobody waits for, once another array could not be read."""
+    return not (record.exc_info and "tensorstore" in str(record.exc_info[1]))
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

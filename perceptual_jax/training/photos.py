@@ -5,13 +5,18 @@ number alone.  So a run can be interrupted anywhere and resumed, and any number 
 threads makes the same batches.
 """
 
+import codecs
 import collections
+import contextlib
 import dataclasses
+import hashlib
+import io
 import itertools
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +26,6 @@ from perceptual_jax.io.storage import FileError
 
 if TYPE_CHECKING:
     import grain
-    from etils import epath
 
 SHARD_SUFFIXES = (".array_record", ".arrayrecord")
 LIST_SUFFIX = ".txt"
@@ -31,6 +35,14 @@ _SUFFIXES = (*storage.PICTURE_SUFFIXES, *SHARD_SUFFIXES)
 # keeps the aspect; an eighth more than the crop lets it differ from epoch to epoch, and most of the
 # photo is still in it.
 SHORT_SIDE_PER_CROP = 1.125
+
+# Of how many files `Photos.fingerprint` reads so many bytes: what it takes is not noticed.
+_SAMPLES, _SAMPLE_BYTES = 64, 1 << 20
+
+_WILDCARDS = set("*?[")
+
+# Of a list: a million paths.  What is larger, or has no end, is none.
+_MAX_LIST_BYTES = 1 << 28
 
 _log = logging.getLogger(__name__)
 
@@ -45,11 +57,13 @@ class Photos:
       count: how many there are.
       content: gives the bytes of a photo's file: a JPEG, PNG...
       name: gives the name of a photo: its path, or its place in a shard.
+      files: which hold the photos.
     """
 
     count: int
     content: Callable[[int], bytes]
     name: Callable[[int], str]
+    files: Sequence[Path] = ()
     _skipped: dict[int, str] = dataclasses.field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
@@ -64,6 +78,26 @@ class Photos:
     def skipped(self) -> dict[str, str]:
         """Why `read_or_next` has replaced photos so far, by their names."""
         return {self.name(index): reason for index, reason in sorted(self._skipped.items())}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """By which other photos are told from these: `{"count": ..., "bytes": ..., "sha256": ...}`.
+
+        The digest is of the files' names, seen from the first one, their sizes, and what
+        `_SAMPLES` of them, evenly spread, begin with; in a bucket of the names alone.
+        """
+        digest, total = hashlib.sha256(), 0
+        for number, file in enumerate(self.files):
+            size, start = 0, b""
+            with contextlib.suppress(OSError):  # It will be skipped, and named, when it is read.
+                if not storage.is_remote(file) and file.is_file():
+                    size = file.stat().st_size
+                    if number % -(-len(self.files) // _SAMPLES) == 0:
+                        with file.open("rb") as opened:
+                            start = opened.read(_SAMPLE_BYTES)
+            total += size
+            name = os.path.relpath(file, self.files[0].parent)
+            digest.update(repr((os.fsencode(name), size)).encode() + start)
+        return {"count": self.count, "bytes": total, "sha256": digest.hexdigest()}
 
     def read(self, index: int, *, short_side: int, **options: Any) -> np.ndarray:
         """The pixels of a photo, (H, W, 3) uint8; options are those of `images.read_photo`.
@@ -107,27 +141,30 @@ def source(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> P
     """Finds photos.
 
     Args:
-      data: a folder, searched with its subfolders but not those whose name begins with a dot; a
-        .txt file with a path on each line, relative to its own folder, where blank lines and lines
-        that begin with # are skipped; a file of ArrayRecord shards, or their folder; a pattern
-        (`photos/*.jpg`); or a sequence of such.  Paths may begin with `gs://`.
+      data: a folder, see `storage.pictures_in`; a list of photos, which is a .txt file or a pipe
+        with a path on each line (see `_listed`); a file of ArrayRecord shards, or their folder; a
+        pattern (`photos/*.jpg`, `photos/**/*.jpg`), which finds no hidden files, nor those of
+        hidden folders; or a sequence of such.  Paths may begin with `gs://`.
 
     Returns:
-      The photos, sorted by path within a folder, else in the order given.
+      The photos, sorted by path within a folder, else in the order given.  Each counts once,
+      however many links and places lead to it.
 
     Raises:
       FileError: there is no such place, it cannot be opened, or holds no photos.
     """
     places = [data] if isinstance(data, (str, os.PathLike)) else data
-    paths = [path for place in places for path in _found(os.fspath(place))]
+    paths = _each_once(path for place in places for path in _found(os.fspath(place)))
     if not paths:
         raise FileError("no place with photos was given: give a folder")
     shards = [path for path in paths if _ends_in(SHARD_SUFFIXES, path)]
     if not shards:
-        return Photos(len(paths), lambda i: paths[i].read_bytes(), lambda i: os.fspath(paths[i]))
+        return Photos(
+            len(paths), lambda i: _content(paths[i]), lambda i: os.fspath(paths[i]), paths
+        )
     if len(shards) < len(paths):
         raise FileError(f"{data} holds pictures beside ArrayRecord shards: give one or the other")
-    return _in_shards([os.fspath(path) for path in shards])
+    return _in_shards(shards)
 
 
 def batches(
@@ -221,21 +258,20 @@ def _cropped(
     return np.ascontiguousarray(square)
 
 
-def _found(place: str) -> list["epath.Path"]:
+def _found(place: str) -> list[Path]:
     """The paths of photos or shards at one place, see `source`."""
     with storage.access(place):
-        from etils import epath
-
-        path = epath.Path(place).expanduser()
+        path = storage.any_path(place)
         if path.is_dir():
             found = storage.pictures_in(path, suffixes=_SUFFIXES)
             _check_all_shards(found)
-        elif "*" in path.name or "?" in path.name:
-            paths = sorted(path.parent.glob(path.name))
-            found = [match for match in paths if _ends_in(_SUFFIXES, match)]
+        elif not path.exists() and _WILDCARDS & set(place):
+            found = _matching(path)
         elif not path.exists():
             raise FileError(f"there is no {place}: check the path")
-        elif _ends_in([LIST_SUFFIX], path):
+        elif not storage.is_remote(path) and not (path.is_file() or path.is_fifo()):
+            raise FileError(f"{place} is a device or a socket: give a folder, or a list of photos")
+        elif _ends_in([LIST_SUFFIX], path) or (not storage.is_remote(path) and path.is_fifo()):
             found = _listed(path)
         else:
             found = [path] if _ends_in(_SUFFIXES, path) else []
@@ -247,17 +283,93 @@ def _found(place: str) -> list["epath.Path"]:
     return found
 
 
-def _listed(file: "epath.Path") -> list["epath.Path"]:
-    lines = [line.strip() for line in file.read_text().splitlines()]
-    names = [line for line in lines if line and not line.startswith("#")]
-    return [type(file)(name) if storage.is_remote(name) else file.parent / name for name in names]
+def _each_once(paths: Iterable[Path]) -> list[Path]:
+    """Without those that are another name, by links, of one before."""
+    real: dict[str, Path] = {}
+    for path in paths:
+        name = os.fspath(path)
+        real.setdefault(name if storage.is_remote(name) else os.path.realpath(name), path)
+    return list(real.values())
 
 
-def _ends_in(suffixes: Sequence[str], path: "epath.Path") -> bool:
+def _matching(pattern: Path) -> list[Path]:
+    """The files that a pattern finds, sorted by path."""
+    first = next(i for i, part in enumerate(pattern.parts) if _WILDCARDS & set(part))
+    folder, parts = pattern.parents[len(pattern.parts) - first - 1], pattern.parts[first:]
+    if parts[-1] == "**":  # Which by itself finds folders alone.
+        parts = (*parts, "*")
+    return sorted(
+        path
+        for path in folder.glob("/".join(parts))
+        if _ends_in(_SUFFIXES, path)
+        and not any(part.startswith(".") for part in path.parts[first:])
+        and (storage.is_remote(path) or path.is_file())
+    )
+
+
+def _listed(file: Path) -> list[Path]:
+    """The photos of a list, each a line of text: UTF-8, or UTF-16 as Windows writes it.
+
+    Paths are relative to the folder of the list, those of a pipe to the current one, and may begin
+    with a `~`.  Spaces and quotes around a path are taken away, and lines that are empty or begin
+    with # are skipped, unless there is a file of that very name.
+    """
+    is_pipe = not storage.is_remote(file) and file.is_fifo()
+    with file.open("rb") as opened:
+        data = opened.read(_MAX_LIST_BYTES + 1)
+    text = _decoded(data)
+    if text is None or len(data) > _MAX_LIST_BYTES:
+        raise FileError(
+            f"{file} is no list of photos: that is a text file with a path on each line, in UTF-8 "
+            "or UTF-16"
+        )
+    folder = Path() if is_pipe else file.parent
+    lines = (line.removesuffix("\n") for line in io.StringIO(text, newline=None))
+    return [path for line in lines if (path := _entry(line, folder))]
+
+
+def _decoded(data: bytes) -> str | None:
+    """The text that the bytes hold, if they do."""
+    encoding, errors = "utf-8-sig", "surrogateescape"  # As Python gives names of files.
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding, errors = "utf-16", "strict"
+    elif 6 * data.count(0) > len(data):  # Of European letters half of the bytes are.
+        little = data[1::2].count(0) > data[::2].count(0)
+        encoding, errors = "utf-16-le" if little else "utf-16-be", "strict"
+    try:
+        text = data.decode(encoding, errors)
+    except UnicodeDecodeError:
+        return None
+    return None if re.search("[\0-\x08\x0e-\x1f]", text) else text
+
+
+def _entry(line: str, folder: Path) -> Path | None:
+    """The photo that a line of a list names, see `_listed`."""
+    stripped = line.strip()
+    quote = stripped[:1] if stripped[:1] in ("'", '"') and len(stripped) > 1 else ""
+    name = stripped[1:-1] if quote and stripped.endswith(quote) else stripped
+    # Other names are not looked for, which would take a while for a hundred thousand.
+    if name != line or name.startswith(("#", "~")):
+        for literal in (line, stripped):
+            if stripped and os.path.lexists(folder / literal):
+                return folder / literal
+    if not name or stripped.startswith("#"):
+        return None
+    path = storage.any_path(name)
+    return path if storage.is_remote(name) else folder / path
+
+
+def _content(path: Path) -> bytes:
+    if not storage.is_remote(path) and path.exists() and not path.is_file():
+        raise OSError("it is no regular file")  # A pipe or a device could be read forever.
+    return path.read_bytes()
+
+
+def _ends_in(suffixes: Sequence[str], path: Path) -> bool:
     return path.suffix.lower() in suffixes
 
 
-def _check_all_shards(paths: Sequence["epath.Path"]) -> None:
+def _check_all_shards(paths: Sequence[Path]) -> None:
     """Raises if a folder of shards was copied only in part."""
     totals = [
         (path.parent, int(match[1]))
@@ -271,11 +383,13 @@ def _check_all_shards(paths: Sequence["epath.Path"]) -> None:
             )
 
 
-def _in_shards(paths: Sequence[str]) -> Photos:
-    with storage.access(paths[0]):
+def _in_shards(paths: Sequence[Path]) -> Photos:
+    with storage.access(os.fspath(paths[0])):
         import grain
 
-        records = grain.sources.ArrayRecordDataSource(paths)
+        records = grain.sources.ArrayRecordDataSource([os.fspath(path) for path in paths])
     if len(records) == 0:
         raise FileError(f"there are no photos in {paths[0]}: make it again")
-    return Photos(len(records), records.__getitem__, lambda i: f"photo {i} of {paths[0]}")
+    return Photos(
+        len(records), records.__getitem__, lambda i: f"photo {i} of {paths[0]}", files=paths
+    )

@@ -46,29 +46,25 @@ class RunFolder(contextlib.AbstractContextManager["RunFolder"]):
     ) -> None:
         self._plot = plot
         self._events: Any = None
+        self._warned = False
         self._bucket = str(folder).rstrip("/") if storage.is_remote(folder) else None
         self._local = tempfile.TemporaryDirectory(prefix="run-") if self._bucket else None
         self._published: dict[Path, tuple[int, int]] = {}
-        self.folder = Path(self._local.name if self._local else folder).expanduser()
+        self.folder = storage.local_path(self._local.name if self._local else folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self._bucket and resume_step:
                 storage.get(f"{self._bucket}/metrics.jsonl", self.folder / "metrics.jsonl")
             text = json.dumps(config, indent=2, default=str)
-            (self.folder / "config.json").write_text(text + "\n", encoding="utf-8")
             metrics = self.folder / "metrics.jsonl"
             self._history = _metrics_until(metrics, resume_step)
+            lines = "".join(json.dumps(line) + "\n" for line in self._history)
             # Replaced as a whole, since a run can be killed while it begins.
-            with storage.atomic_write(metrics) as file:
-                lines = "".join(json.dumps(line) + "\n" for line in self._history)
-                file.write_text(lines, encoding="utf-8")
+            for path, content in {self.folder / "config.json": text + "\n", metrics: lines}.items():
+                with storage.atomic_write(path) as file:
+                    file.write_text(content, encoding="utf-8")
             if tensorboard:
-                # Only where it is wanted: it is slow to import.
-                from tensorboardX import SummaryWriter
-
-                self._events = SummaryWriter(
-                    str(self.folder / "tensorboard"), purge_step=resume_step or None
-                )
+                self._events = _event_file(self.folder / "tensorboard", resume_step)
         except OSError as error:
             raise FileError(f"cannot write to {folder}: {error.strerror or error}") from error
 
@@ -76,25 +72,37 @@ class RunFolder(contextlib.AbstractContextManager["RunFolder"]):
         self.close()
 
     def record(self, metrics: Sequence[Mapping[str, Any]]) -> None:
-        """Adds lines to `metrics.jsonl`, each with the time of day."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            for line in metrics:
-                self._history.append(dict(line))
-                file.write(json.dumps({**strict(line), "time": round(time.time(), 3)}) + "\n")
-                if self._events:
-                    for name, value in {"total": line["total"], **line["terms"]}.items():
-                        self._events.add_scalar(name, value, line["step"])
+        """Adds lines to `metrics.jsonl`, each with the time of day; warns once if it cannot."""
+        now = time.time()
+        self._history += map(dict, metrics)
+        try:
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                for line in metrics:
+                    file.write(json.dumps({**strict(line), "time": round(now, 3)}) + "\n")
+            if self._events:
+                for line in metrics:
+                    self._events.write_event(_event(line, now))
+                self._events.flush()
+        except OSError as error:  # No run may end for lack of room for a line.
+            if not self._warned:
+                _log.warning("what is measured cannot be kept in %s: %s", self.folder, error)
+            self._warned = True
 
     def publish(self) -> None:
-        """Copies what is new to the bucket, if the folder is in one."""
+        """Copies what is new to the bucket, if the folder is in one; warns if it cannot."""
         if not self._bucket:
             return
         for path in filter(Path.is_file, self.folder.rglob("*")):
             status = path.stat()
             version = status.st_mtime_ns, status.st_size
-            if self._published.get(path) != version:
+            if self._published.get(path) == version:
+                continue
+            try:
                 storage.put(path, f"{self._bucket}/{path.relative_to(self.folder).as_posix()}")
-                self._published[path] = version
+            except FileError as error:  # It is tried again.
+                _log.warning("%s", error)
+                return
+            self._published[path] = version
 
     def preview_path(self, step: int) -> Path:
         return self.folder / "previews" / f"{step:06d}.png"
@@ -102,7 +110,8 @@ class RunFolder(contextlib.AbstractContextManager["RunFolder"]):
     def close(self) -> None:
         """Draws the terms over the iterations, and publishes."""
         if self._events:
-            self._events.close()
+            with contextlib.suppress(OSError):  # `record` has warned of it.
+                self._events.close()
         if self._plot and len(self._history) > 1:
             try:
                 _plot(self._history, self.folder / "terms.png")
@@ -123,10 +132,44 @@ def _metrics_until(path: Path, step: int) -> list[dict[str, Any]]:
     if not step or not path.exists():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             lines.append(json.loads(text))
-    return [line for line in lines if line["step"] <= step]
+    return [
+        line
+        for line in lines
+        if isinstance(line, dict)
+        and {"total", "terms"} <= line.keys()
+        and isinstance(line.get("step"), int)
+        and line["step"] <= step
+    ]
+
+
+def _event_file(folder: Path, resume_step: int) -> Any:
+    """A file of events for TensorBoard, in which a run goes on from a step.
+
+    Not a `SummaryWriter`: its thread ends with a traceback where a disk is full, and then the run
+    waits for it without end.
+    """
+    # Imported only here, since it is slow.
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    folder.mkdir(exist_ok=True)
+    events = EventsWriter(str(folder / "events"))
+    if resume_step:
+        start = SessionLog(status=SessionLog.START)
+        events.write_event(Event(step=resume_step, session_log=start))
+    return events
+
+
+def _event(line: Mapping[str, Any], now: float) -> Any:
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    values = {"total": line["total"], **line["terms"]}
+    tags = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+    return Event(wall_time=now, step=line["step"], summary=Summary(value=tags))
 
 
 def _plot(history: Sequence[Mapping[str, Any]], path: Path) -> None:

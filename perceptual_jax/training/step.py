@@ -3,6 +3,11 @@
 A step is data-parallel: every device of every process holds the weights, and computes its share of
 the batch.  A run that goes on from a saved `TrainState` and position of its input ends with the
 same bits as one that was never interrupted.
+
+As many devices give the same bits, whether one process has them or several.  Another number adds
+the gradient up in another order, by which it differs by 3e-7 of its norm.  A bias before a
+normalisation has no gradient but such rounding, and Adam moves it by the whole learning rate all
+the same; after 60 steps the kernels of two such runs differ by some percent of the largest weight.
 """
 
 import dataclasses

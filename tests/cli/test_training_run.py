@@ -6,6 +6,7 @@ What is trained is one number, towards the numbers of its photos.
 import json
 import shutil
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,16 +16,17 @@ import numpy as np
 import pytest
 
 from perceptual_jax import training
-from perceptual_jax.cli import training_run
+from perceptual_jax.cli import training_flags, training_run
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.cli.training_flags import RunOptions
 from perceptual_jax.io import resources
 from perceptual_jax.io.storage import FileError
 from perceptual_jax.pretrained.networks import TrainedNetwork
-from perceptual_jax.training import recorder
+from perceptual_jax.training import photos, recorder
 from perceptual_jax.training import step as training_step
 from perceptual_jax.training.checkpoints import Checkpoints
 from perceptual_jax.training.step import TrainConfig
+from tests.cli.modes.runs import contents
 from tests.signals import stop_after
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly", "training_steps")
@@ -161,6 +163,13 @@ class TestRun:
         # Reports at other steps change nothing.
         np.testing.assert_array_equal(result.x, whole[1].x)
 
+    def test_shows_it_early_at_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(training_flags, "FIRST_PREVIEW", 3)
+        previews: list[Any] = []
+        for folder, every in (("seldom", 10), ("often", 2), ("never", 0)):
+            run(tmp_path / folder, previews=previews, preview_every=every)
+        assert [int(path.stem) for path, _ in previews] == [3, 10, 2, 4, 6, 8, 10, 12]
+
     def test_a_preview_that_fails_ends_nothing(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, whole: tuple[Path, Result]
     ) -> None:
@@ -193,7 +202,9 @@ class TestRun:
 
 
 class TestResume:
-    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+    @pytest.mark.parametrize(
+        ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGHUP, 129)]
+    )
     def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(
         self,
         tmp_path: Path,
@@ -265,6 +276,47 @@ class TestResume:
             stop_after(5, signal.SIGINT, patch)
             assert run(tmp_path).step == 5
         assert run(tmp_path).x.tobytes() == whole[1].x.tobytes()
+
+
+class TestFullDisk:
+    def test_without_room_for_the_last_checkpoint_the_network_is_written(
+        self, tmp_path: Path, whole: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save = Checkpoints.save
+
+        def save_but_the_last(self: Checkpoints, step: int, *rest: Any) -> None:
+            if step == STEPS:
+                raise FileError("no room")
+            save(self, step, *rest)
+
+        written: list[Any] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "save", save_but_the_last)
+            with pytest.raises(FileError, match="no room"):
+                run(tmp_path, written=written)
+        variables, step = written
+        assert step == STEPS
+        assert variables["params"]["x"].tobytes() == whole[1].x.tobytes()
+        assert kept(tmp_path) == [5, 10]
+        assert run(tmp_path).x.tobytes() == whole[1].x.tobytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such locks")
+class TestAlone:
+    def test_a_second_program_is_refused_before_it_touches_anything(
+        self, whole: tuple[Path, Result]
+    ) -> None:
+        folder = whole[0]
+        before = contents(folder)
+        with training_run.alone_in(str(folder)):
+            for go_on in (
+                lambda: run(folder),
+                lambda: training_run.check_resumable(RunOptions(workdir=str(folder)), SETTINGS),
+            ):
+                with pytest.raises(UserError, match=rf"another program is .*--workdir={folder}: w"):
+                    go_on()
+        assert contents(folder) == before
+        assert run(folder).step == STEPS
 
 
 class TestNonFinite:
@@ -339,6 +391,50 @@ class TestCheckResumable:
         self.check(tmp_path, {**weights, "tv_weight": 1e-6})
         with pytest.raises(UserError, match=r"--tv_weight was not given, now 1e-05"):
             self.check(tmp_path, {**weights, "tv_weight": 1e-5})
+
+
+class TestCheckPhotos:
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        for name in ("a.png", "b.png"):
+            (tmp_path / name).write_bytes(b"1234")
+        return tmp_path
+
+    def check(self, data: Path, begun: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+        return training_run.check_photos(
+            photos.source(data), begun, RunOptions(workdir="run", **options)
+        )
+
+    def test_the_same_may_go_on_and_older_runs_did_not_know(self, data: Path) -> None:
+        found = self.check(data, {})
+        assert found == photos.source(data).fingerprint()
+        assert self.check(data, {"photos": json.loads(json.dumps(found))}) == found
+
+    def test_what_changed_is_told_with_what_to_do(
+        self, data: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        begun = {"photos": self.check(data, {})}
+        (data / "c.png").write_bytes(b"12")
+        change = (
+            "the photos changed since the run in run began (2 of 8 bytes then, 3 of 10 bytes now)"
+        )
+        with pytest.raises(UserError) as caught:
+            self.check(data, begun)
+        assert str(caught.value).startswith(
+            f"{change}: put them back to go on with it, give --allow"
+        )
+        assert not caplog.messages
+        now = self.check(data, begun, allow_changed_photos=True)
+        assert now == photos.source(data).fingerprint()
+        assert caplog.messages == [f"{change}: it goes on with those of now"]
+
+    def test_so_are_others_of_the_same_sizes(self, data: Path) -> None:
+        begun = {"photos": self.check(data, {})}
+        (data / "b.png").write_bytes(b"1235")
+        with pytest.raises(
+            UserError, match=r"as many as before, 2 of 8 bytes, but with other names"
+        ):
+            self.check(data, begun)
 
 
 class TestPhotos:

@@ -1,6 +1,8 @@
 """Files and folders on disks and in buckets, and what is said where one cannot be reached."""
 
+import errno
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,6 +138,43 @@ class TestPicturesIn:
         monkeypatch.setattr(Path, "iterdir", refuse)
         with pytest.raises(FileError, match=r"cannot open .*closed .*Permission denied"):
             storage.pictures_in(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such locks")
+class TestLock:
+    def test_is_had_by_one_at_a_time(self, tmp_path: Path) -> None:
+        with storage.lock(tmp_path / "run") as first, storage.lock(tmp_path / "run") as second:
+            assert (first, second) == (True, False)
+        with storage.lock(tmp_path / "run") as again:
+            assert again
+
+    def test_of_a_program_that_was_killed_is_free(self, tmp_path: Path) -> None:
+        program = (
+            "import sys, time; from pathlib import Path; from perceptual_jax.io import storage\n"
+            "with storage.lock(Path(sys.argv[1])): print('locked', flush=True); time.sleep(600)"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "locked\n"
+            with storage.lock(tmp_path) as alone:
+                assert not alone
+            process.kill()
+        with storage.lock(tmp_path) as alone:
+            assert alone
+
+    def test_where_there_are_none_everybody_goes_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr("fcntl.flock", refuse)
+        (tmp_path / "file").touch()
+        for place in (tmp_path, tmp_path / "file" / "run", epath.Path("gs://bucket/run")):
+            with storage.lock(place) as alone:
+                assert alone
 
 
 class TestAtomicWrite:

@@ -58,6 +58,18 @@ def trained() -> TrainedNetwork:
     )
 
 
+class TestStyleName:
+    @pytest.mark.parametrize(
+        "text", ["wave", "a\x00/b", "\\", "", "\udcff", "\u202f", "x" * 300, "é\u2028\x7f", ".."]
+    )
+    def test_is_one_that_a_style_may_have(self, text: str) -> None:
+        assert networks.is_style_name(networks.style_name(text))
+
+    def test_leaves_one_that_is_good(self) -> None:
+        for name in ("wave", "Die große Welle (1831)", "浪", ".."):
+            assert networks.style_name(name) == name
+
+
 def check_same(found: TrainedNetwork, expected: TrainedNetwork) -> None:
     assert found.network == expected.network
     assert found.styles == expected.styles

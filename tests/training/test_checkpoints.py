@@ -424,6 +424,45 @@ def test_a_date_that_orbax_cannot_read_is_an_error(tmp_path: Path) -> None:
         Checkpoints(tmp_path)
 
 
+@pytest.mark.parametrize("change", ["[]", '{"commit_timestamp_nsecs": 1e30}', '{"metrics": 3}'])
+def test_metadata_that_keeps_orbax_from_all_checkpoints_is_named(
+    tmp_path: Path, change: str
+) -> None:
+    save(tmp_path, 1, 2)
+    damaged = tmp_path / "checkpoints" / "2"
+    (damaged / "_CHECKPOINT_METADATA").write_text(change)
+    with pytest.raises(
+        FileError, match=rf"; {damaged} is damaged: remove it to go on from another"
+    ):
+        Checkpoints(tmp_path)
+    shutil.rmtree(damaged)
+    found = latest(tmp_path)
+    assert found is not None
+    assert found.step == 1
+
+
+def test_damage_is_told_without_tracebacks(tmp_path: Path) -> None:
+    """Those of other threads, which no test of this process sees."""
+    state = {str(i): jnp.full(1000, i) for i in range(20)}
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state, {}, {})
+    for path in (tmp_path / "checkpoints" / "2" / "state").rglob("manifest.ocdbt"):
+        path.write_bytes(bytes(path.stat().st_size))
+    program = """
+import gc, sys, jax, jax.numpy as jnp
+from perceptual_jax.training.checkpoints import Checkpoints
+with Checkpoints(sys.argv[1]) as checkpoints:
+    assert checkpoints.latest({str(i): jnp.full(1000, i) for i in range(20)}).step == 1
+gc.collect()
+"""
+    with python(program, str(tmp_path)) as process:
+        _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert "checkpoint 2 in" in said
+    assert said.count("\n") == 1
+
+
 @contextlib.contextmanager
 def python(program: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """A process, which is ended and waited for whatever happens."""

@@ -4,9 +4,12 @@ Every pixel of the photos here tells its row, its column and the number of its p
 short side is 9/8 of the crop, so that none is resampled and each crop tells where it is from.
 """
 
+import contextlib
 import io
 import itertools
 import logging
+import os
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -128,6 +131,50 @@ class TestSource:
         folder_of_scenes(tmp_path, 12)
         assert numbers(photos.source(tmp_path / "01?.p*")) == [10, 11]
 
+    def test_a_pattern_of_folders_finds_nothing_that_is_hidden(self, tmp_path: Path) -> None:
+        names = ["0.png", "a/1.png", "a/b/2.JPG", "a/b/3.md", "a/._4.png", ".c/5.png", "a[1].png"]
+        for number, name in enumerate(names):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(scene(number))
+        (tmp_path / "a" / "above").symlink_to("..")
+        (tmp_path / "folder.png").mkdir()
+        assert numbers(photos.source(tmp_path / "**" / "*.png")) == [0, 1, 6]
+        assert numbers(photos.source(tmp_path / "**")) == [0, 1, 2, 6]
+        assert numbers(photos.source(tmp_path / "*" / "*.png")) == [1]
+        assert numbers(photos.source(tmp_path / ".c" / "*.png")) == [5]
+        assert numbers(photos.source(tmp_path / "[0-9].png")) == [0]
+        assert numbers(photos.source(tmp_path / "a[1].png")) == [6]
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="it has no named pipes")
+    def test_nothing_is_read_forever_and_no_photo_twice(self, tmp_path: Path) -> None:
+        folder = tmp_path / "photos"
+        folder.mkdir()
+        folder_of_scenes(folder, 2)
+        os.mkfifo(folder / "pipe.png")
+        (folder / "zeros.png").symlink_to("/dev/zero")
+        (folder / "around.png").symlink_to("around.png")
+        (folder / "again.png").symlink_to("000.png")
+        (folder / "above").symlink_to("..")
+        (folder / "here").symlink_to(folder)
+        (tmp_path / "zeros.txt").symlink_to("/dev/zero")
+        with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(folder):
+            bound.bind("socket.png")
+            for place in (folder, folder / "*.png", folder / "*" / "*.png", [folder, folder]):
+                assert sorted(numbers(photos.source(place))) == [0, 1]
+        for path in (folder / "zeros.png", tmp_path / "zeros.txt"):
+            with pytest.raises(FileError, match=rf"{path} is a device or a socket: give a folder"):
+                photos.source(path)
+
+    def test_pictures_of_every_suffix_are_counted(self, tmp_path: Path) -> None:
+        """And named, where they cannot be read."""
+        for number, suffix in enumerate(["avif", "heic", "JFIF"]):
+            (tmp_path / f"a.{suffix}").write_bytes(scene(number))
+        (tmp_path / "b.heic").write_bytes(b"\0\0\0\x18ftypheix\0\0\0\0mif1heix" + bytes(99))
+        found = photos.source(tmp_path)
+        assert numbers(found) == [2, 0, 1, 2]
+        (reason,) = found.skipped.values()
+        assert "b.heic" in reason
+
     def test_shards_in_a_folder_or_by_themselves(self, tmp_path: Path) -> None:
         write_shard(tmp_path / "b.array_record", [scene(0), scene(1)])
         write_shard(tmp_path / "a.arrayrecord", [scene(2)])
@@ -156,11 +203,13 @@ class TestSource:
         monkeypatch.setattr(backend.fsspec_backend, "fs", lambda path: bucket)
         for number, name in enumerate(["photos/b.png", "photos/a/c.png", "other/d.png"]):
             bucket.pipe_file(f"gs://bucket/{name}", scene(number))
-        bucket.pipe_file("gs://bucket/list.txt", b"photos/b.png\ngs://bucket/other/d.png")
+        bucket.pipe_file("gs://bucket/list.txt", b"photos/b.png\r\n'gs://bucket/other/d.png' \n#")
         found = photos.source("gs://bucket/photos")
         assert found.name(0) == "gs://bucket/photos/a/c.png"
         assert numbers(found) == [1, 0]
         assert numbers(photos.source("gs://bucket/list.txt")) == [0, 2]
+        assert numbers(photos.source("gs://bucket/photos/*.png")) == [0]
+        assert found.fingerprint() != photos.source("gs://bucket/list.txt").fingerprint()
 
     def test_a_bucket_that_cannot_be_opened(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(path: object) -> None:
@@ -206,6 +255,137 @@ class TestSource:
     def test_nothing_at_all(self) -> None:
         with pytest.raises(FileError, match="give a folder"):
             photos.source([])
+
+
+class TestLists:
+    @pytest.mark.parametrize(
+        "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-16-be-bom"]
+    )
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    def test_may_be_written_by_any_program(self, tmp_path: Path, encoding: str, end: str) -> None:
+        for number, name in enumerate(["Grüße\u2028.png", "b.png"]):
+            (tmp_path / name).write_bytes(scene(number))
+        text = end.join(["b.png", "Grüße\u2028.png", ""])
+        if encoding == "utf-16-be-bom":
+            encoding, text = "utf-16-be", f"\ufeff{text}"
+        (tmp_path / "list.txt").write_bytes(text.encode(encoding))
+        assert numbers(photos.source(tmp_path / "list.txt")) == [1, 0]
+
+    @pytest.mark.parametrize(
+        ("line", "name"),
+        [
+            ('"a b.png"', "a b.png"),
+            ("'a b.png'", "a b.png"),
+            ("  a.png\t", "a.png"),
+            ('" a.png"', " a.png"),
+            ("~/a.png", "home/a.png"),
+            ("'~/a.png'", "home/a.png"),
+            ("~copy.png", "~copy.png"),
+            (" a.png", " a.png"),
+            ('"a.png"', '"a.png"'),
+            ("#1.png", "#1.png"),
+            ("'.png", "'.png"),
+        ],
+    )
+    def test_lines_may_be_dressed_but_an_existing_file_wins(
+        self, tmp_path: Path, line: str, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(scene(3))
+        (tmp_path / "list.txt").write_text(f"# the best\n\n{line}\n  \n#gone.png")
+        found = photos.source(tmp_path / "list.txt")
+        assert found.name(0) == str(tmp_path / name)
+        assert numbers(found) == [3]
+
+    def test_of_names_that_are_no_text(self, tmp_path: Path) -> None:
+        name = os.fsdecode(b"\xff.png")
+        try:
+            (tmp_path / name).write_bytes(scene(1))
+        except OSError:
+            pytest.skip("the file system has none")
+        (tmp_path / "list.txt").write_bytes(b"\xff.png\n")
+        found = photos.source(tmp_path / "list.txt")
+        assert numbers(found) == [1]
+        assert found.fingerprint()["bytes"] == len(scene(1))
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="it has no named pipes")
+    def test_what_is_no_photo_is_left_out_and_named(self, tmp_path: Path) -> None:
+        folder_of_scenes(tmp_path, 1)
+        os.mkfifo(tmp_path / "pipe.png")
+        (tmp_path / "loop.png").symlink_to("loop.png")
+        names = ["pipe.png", "/dev/zero", ".", "loop.png", "999.png", "x" * 300, "000.png"]
+        (tmp_path / "list.txt").write_text("\n".join([*names, *names]))
+        found = photos.source(tmp_path / "list.txt")
+        assert numbers(found) == [0] * len(names)
+        reasons = list(found.skipped.values())
+        assert len(reasons) == len(names) - 1
+        for name, reason in zip(names, reasons, strict=False):
+            assert str(tmp_path / name) in reason
+        assert all("no regular file" in reason for reason in reasons[:3])
+        assert found.fingerprint()["bytes"] == len(scene(0))
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="it has no named pipes")
+    def test_may_come_through_a_pipe(self, tmp_path: Path) -> None:
+        folder_of_scenes(tmp_path, 2)
+        read, write = os.pipe()
+        os.write(write, b"001.png\n000.png\n")
+        os.close(write)
+        with contextlib.chdir(tmp_path):
+            assert numbers(photos.source(f"/dev/fd/{read}")) == [1, 0]
+        os.close(read)
+
+    @pytest.mark.parametrize(
+        "content", [scene(0), b"\x1f\x8b\x08 packed", b"photo_a.png\0photo_b.png\0"]
+    )
+    def test_that_are_no_text_are_refused(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "list.txt").write_bytes(content)
+        with pytest.raises(FileError, match=r"list.txt is no list of photos: .*UTF-8 or UTF-16$"):
+            photos.source(tmp_path / "list.txt")
+
+    def test_without_an_end_are_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(photos, "_MAX_LIST_BYTES", 5)
+        (tmp_path / "list.txt").write_text("a.png\n")
+        with pytest.raises(FileError, match=r"list.txt is no list of photos"):
+            photos.source(tmp_path / "list.txt")
+
+
+class TestFingerprint:
+    def test_is_that_of_the_same_photos_in_any_place(self, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            folder_of_scenes(tmp_path / name, 3)
+        found = photos.source(tmp_path / "a").fingerprint()
+        assert found == photos.source(tmp_path / "b").fingerprint()
+        assert (found["count"], found["bytes"]) == (3, sum(len(scene(i)) for i in range(3)))
+        with contextlib.chdir(tmp_path):
+            assert found == photos.source("a").fingerprint()
+
+    @pytest.mark.parametrize("change", ["more", "fewer", "longer", "other", "renamed"])
+    def test_tells_when_they_changed(self, tmp_path: Path, change: str) -> None:
+        folder_of_scenes(tmp_path, 3)
+        before = photos.source(tmp_path).fingerprint()
+        last = tmp_path / "002.png"
+        if change == "more":
+            (tmp_path / "003.png").write_bytes(scene(3))
+        elif change == "fewer":
+            last.unlink()
+        elif change == "longer":
+            last.write_bytes(scene(2) + b"\0")
+        elif change == "other":
+            last.write_bytes(scene(2)[:-1] + b"\0")
+        else:
+            last.rename(tmp_path / "003.png")
+        assert photos.source(tmp_path).fingerprint() != before
+
+    def test_of_shards(self, tmp_path: Path) -> None:
+        write_shard(tmp_path / "a.array_record", [scene(0), scene(1)])
+        before = photos.source(tmp_path).fingerprint()
+        assert before["count"] == 2
+        write_shard(tmp_path / "a.array_record", [scene(0), scene(2)])
+        assert photos.source(tmp_path).fingerprint() != before
 
 
 BAD = {

@@ -192,6 +192,40 @@ def test_a_file_in_its_place_is_an_error(tmp_path: Path) -> None:
     assert (tmp_path / "taken").read_text() == "a file"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="it has no full device")
+def test_a_full_disk_is_told_once_and_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunFolder(tmp_path, {}, tensorboard=True)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    for step in range(1, 4):
+        run.record([line(step)])
+    run.close()
+    (message,) = caplog.messages
+    assert "cannot be kept" in message
+    assert "No space left on device" in message
+    assert (tmp_path / "terms.png").exists()
+
+
+def test_a_bucket_that_fails_is_told_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put: list[str] = []
+
+    def fail(file: Path, path: str) -> None:
+        raise FileError("cannot open gs://bucket")
+
+    run = RunFolder("gs://bucket/run", {}, plot=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "put", fail)
+        run.publish()
+    assert caplog.messages == ["cannot open gs://bucket"]
+    monkeypatch.setattr(storage, "put", lambda file, path: put.append(path))
+    run.close()
+    assert sorted(put) == ["gs://bucket/run/config.json", "gs://bucket/run/metrics.jsonl"]
+
+
 class TestGoingOn:
     @pytest.fixture
     def begun(self, tmp_path: Path) -> Path:
@@ -224,6 +258,13 @@ class TestGoingOn:
         path.write_text(path.read_text()[:-20])
         RunFolder(begun, {}, resume_step=5).close()
         assert [x["step"] for x in lines_in(begun)] == [1, 2, 3, 4]
+
+    def test_lines_that_are_damaged_are_left_out(self, begun: Path) -> None:
+        before = lines_in(begun)
+        with (begun / "metrics.jsonl").open("ab") as file:
+            file.write(b'{"step": 1}\n[]\n7\n{"step": "1", "total": 1, "terms": {}}\n\xff\0\n')
+        RunFolder(begun, {}, resume_step=max(line["step"] for line in before)).close()
+        assert lines_in(begun) == before
 
     def test_of_a_folder_without_metrics_begins_them(self, tmp_path: Path) -> None:
         run = RunFolder(tmp_path, {}, resume_step=3)

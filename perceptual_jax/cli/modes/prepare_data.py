@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from perceptual_jax.cli import console, flags
 from perceptual_jax.cli.errors import UserError
@@ -19,9 +19,6 @@ from perceptual_jax.cli.interrupts import Interrupts, interruptible
 from perceptual_jax.io import images, storage
 from perceptual_jax.io.storage import FileError
 from perceptual_jax.training import photos
-
-if TYPE_CHECKING:
-    from etils import epath
 
 # Grain reads single records, in any order; and a JPEG does not become smaller.
 _SHARD_OPTIONS = "group_size:1,uncompressed"
@@ -32,7 +29,7 @@ def define_flags(define: flags.Flags) -> None:
     define.string(
         "input",
         None,
-        "The photos: a folder, searched with its subfolders, or a .txt file of their paths.",
+        "The photos: a folder, searched with its subfolders, a pattern, or a .txt file of paths.",
     )
     define.string("output", None, "The folder for the shards; it may begin with gs://.")
     define.group("Photos")
@@ -107,11 +104,9 @@ def _jpegs(
             bar.update(1, f"{number}/{len(source)} photos", {"skipped": len(skipped)})
 
 
-def _new_folder(place: str) -> "epath.Path":
+def _new_folder(place: str) -> Path:
     with storage.access(place):
-        from etils import epath
-
-        folder = epath.Path(place).expanduser()
+        folder = storage.any_path(place)
         folder.mkdir(parents=True, exist_ok=True)
         suffixes = {path.suffix for path in folder.iterdir()}
     if suffixes & {*photos.SHARD_SUFFIXES}:
@@ -119,7 +114,7 @@ def _new_folder(place: str) -> "epath.Path":
     return folder
 
 
-def _staging(output: "epath.Path") -> "tempfile.TemporaryDirectory[str]":
+def _staging(output: Path) -> "tempfile.TemporaryDirectory[str]":
     """A folder for unfinished shards: within `output`, or on this machine if that is remote."""
     parent = None if storage.is_remote(output) else os.fspath(output)
     with storage.access(os.fspath(output)):
@@ -149,7 +144,7 @@ def _write_shards(jpegs: Iterator[bytes], folder: Path, photos_per_shard: int) -
     return shards
 
 
-def _publish(shards: list[Path], output: "epath.Path") -> None:
+def _publish(shards: list[Path], output: Path) -> None:
     """Gives all shards their names, which say how many belong together."""
     for number, shard in enumerate(shards):
         name = f"photos-{number:05d}-of-{len(shards):05d}{photos.SHARD_SUFFIXES[0]}"

@@ -6,6 +6,7 @@ again with the same --workdir, a run goes on exactly where it was.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from perceptual_jax.cli.training_flags import TrainSettings
 from perceptual_jax.io import image_grid, images, resources
 from perceptual_jax.models import networks, stylization
 from perceptual_jax.objective import JOHNSON
-from perceptual_jax.pretrained.networks import TrainedNetwork, load_network
+from perceptual_jax.pretrained.networks import TrainedNetwork, load_network, style_name
 from perceptual_jax.pretrained.vgg import load_vgg
 from perceptual_jax.training import train_losses
 
@@ -57,7 +58,7 @@ def define_flags(define: flags.Flags) -> None:
 
 
 def main(values: Any) -> int:
-    name = "-".join(Path(style).stem for style in values.style)
+    name = "-".join(_styles(values.style)).encode()[:200].decode(errors="ignore")
     return training_run.main(
         values, ACCELERATOR, CPU, name=name, begin=_begin, styles_only=values.freeze_trunk
     )
@@ -96,9 +97,12 @@ def _begin(values: Any, config: TrainSettings) -> training_run.Task:
 
 def _network(values: Any, config: TrainSettings, paintings: list[np.ndarray]) -> TrainedNetwork:
     """A new network; or a trained one, its styles trained on, or new ones added behind them."""
-    styles = tuple(Path(name).stem for name in values.style)
-    if len(set(styles)) < len(styles):
-        raise UserError(f"--style={','.join(values.style)}: two paintings have the same name")
+    styles = _styles(values.style)
+    if twice := {style for style in styles if styles.count(style) > 1}:
+        raise UserError(
+            f"--style={','.join(values.style)}: two paintings have the same name, "
+            f"{', '.join(twice)}: give one of them another"
+        )
     thumbnails = tuple(
         images.eight_bits(images.fit(painting, _THUMBNAIL_SIDE)) for painting in paintings
     )
@@ -126,6 +130,11 @@ def _network(values: Any, config: TrainSettings, paintings: list[np.ndarray]) ->
             "with --style to train it on, or --freeze_trunk to add others"
         )
     return dataclasses.replace(trained, thumbnails=thumbnails)
+
+
+def _styles(paintings: Sequence[str]) -> tuple[str, ...]:
+    """The names of the styles, after their paintings."""
+    return tuple(style_name(Path(painting).stem) for painting in paintings)
 
 
 def _with_styles(

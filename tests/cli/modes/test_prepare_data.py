@@ -1,6 +1,8 @@
 """--mode=prepare_data: a folder of photos into shards."""
 
+import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,24 @@ def test_bad_photos_are_named_and_left_out(tmp_path: Path, capsys: Captured) -> 
     assert "photos 2, skipped 2, shards 1" in out
     named = [line for line in err.splitlines() if line.startswith("skipped: ")]
     assert all(f"/{number}.png" in line for number, line in zip(("01", "02"), named, strict=True))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no named pipes")
+def test_a_list_of_windows_with_what_is_no_photo(tmp_path: Path, capsys: Captured) -> None:
+    write_photos(tmp_path / "in", 3)
+    os.mkfifo(tmp_path / "pipe.png")
+    lines = ["in/02.png", "pipe.png", '"in/00.png"', "gone.png", "in/02.png"]
+    (tmp_path / "list.txt").write_text("\r\n".join(lines), encoding="utf-16", newline="")
+    output = tmp_path / "out"
+    assert prepare(f"--input={tmp_path / 'list.txt'}", f"--output={output}") == 0
+    assert greys(output) == [20, 0]
+    out, err = capsys.readouterr()
+    assert "photos 2, skipped 2, shards 1" in out
+    named = [line for line in err.splitlines() if line.startswith("skipped: ")]
+    assert [name in line for name, line in zip(("pipe", "gone"), named, strict=True)] == [
+        True,
+        True,
+    ]
 
 
 def test_shards_can_be_packed_again(tmp_path: Path) -> None:

@@ -341,13 +341,39 @@ class TestFreezeTrunk:
         assert 0.0 < np.abs(kernels[1] - kernels[0]).max() < 2e-3 * STEPS
 
 
+class TestNamesOfStyles:
+    """A name that no network file may have is found before the first step."""
+
+    @pytest.mark.parametrize(
+        ("file", "style"),
+        [("a\x01b\u202fc.png", "a_b_c"), ("x\\y.png", "x_y"), (os.fsdecode(b"\xff.png"), "_")],
+    )
+    def test_are_made_of_any_name_of_a_file(self, folder: Path, file: str, style: str) -> None:
+        try:
+            (folder / file).write_bytes((folder / "red.png").read_bytes())
+        except OSError:
+            pytest.skip("the file system has no such names")
+        assert run("--style=blue.png", f"--style={file}", "--width=2") == 0
+        workdir = folder / "runs" / style
+        assert load_network(workdir / "network.safetensors").styles == (style,)
+
+    def test_may_be_long(self, folder: Path) -> None:
+        for letter in "ab":
+            name = folder / f"{letter * 240}.png"
+            name.write_bytes((folder / "red.png").read_bytes())
+        paintings = f"--style={'a' * 240}.png,{'b' * 240}.png"
+        assert run(paintings, "--data=photos") == 0
+        found = load_network(folder / "runs" / ("a" * 200) / "network.safetensors")
+        assert found.styles == ("a" * 200, "b" * 200)
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             (["--style="], "--style is empty"),
             (["--style=nowhere"], "there is no picture 'nowhere': give"),
-            (["--style=red.png,./red.png"], "two paintings have the same name"),
+            (["--style=red.png,./red.png"], "two paintings have the same name, red: give one"),
             (["--freeze_trunk"], "adds styles to a trained network: give it with --network"),
             (["--network=nowhere"], "there is no network 'nowhere'"),
             (
@@ -444,8 +470,13 @@ class TestPrograms:
         assert steps[-1] == LONGER
         assert "cpu_aot_loader" not in errors  # Of programs that it found compiled.
 
-    def test_two_processes_train_as_one(self, programs: Programs, one: Path) -> None:
+    def test_two_processes_train_as_one_with_as_many_devices(
+        self, programs: Programs, one: Path
+    ) -> None:
+        """To the bit: of two addends the sum has no order."""
         programs.finish()
+        two = programs.folder / "two" / "network.safetensors"
+        assert digest(two) == digest(one / "network.safetensors")
         lines = metrics(one)
         begin = 0
         for line in metrics(programs.folder / "two"):
