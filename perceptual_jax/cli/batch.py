@@ -57,13 +57,19 @@ def is_folder(name: str) -> bool:
 
 
 def read(name: str) -> Picture:
-    """The picture in a file, behind the name of an example, or on standard input."""
+    """The picture in a file, behind the name of an example, or on standard input.
+
+    Every photo that a mode works on is read here: it has colours where it is transparent, too,
+    which networks and filters mix with those of its visible parts.
+    """
     if name != PIPE:
-        return images.read_picture(resources.picture(name, "content"))
+        return images.read_picture(resources.picture(name, "content")).fill_transparent()
+    if sys.stdin is None:
+        raise UserError("standard input is closed: give a file in place of -")
     with tempfile.NamedTemporaryFile(prefix="stdin-") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.flush()
-        return images.read_picture(file.name)
+        return images.read_picture(file.name).fill_transparent()
 
 
 def with_progress(tiles: Iterable[_Tile], count: int, interrupts: Interrupts) -> Iterator[_Tile]:
@@ -197,7 +203,7 @@ def _equal_sized(
     group: list[tuple[Path, Picture]] = []
     for path in files:
         with leaving_out(failed, path):
-            picture = job.prepare(images.read_picture(path))
+            picture = job.prepare(read(str(path)))
             shape = picture.rgb.shape
             if group and (
                 len(group) == job.batch_size

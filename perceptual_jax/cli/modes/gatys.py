@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from perceptual_jax import color, synthesis, vgg
-from perceptual_jax.cli import flags, memory, synthesis_run
+from perceptual_jax.cli import batch, flags, memory, synthesis_run
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.io import images, masks, resources
 from perceptual_jax.objective import GATYS, Objective
@@ -54,7 +54,7 @@ def main(values: Any) -> int:
         optimizer = flags.filled(synthesis.Optimizer(), values)
         images.check_writable(output)
         params = synthesis.freeze(load_vgg(values.vgg), objective)
-    photo = images.read_picture(resources.picture(values.content, "content"))
+    photo = batch.read(values.content)
     height_width = images.size_for(photo.rgb.shape[:2], values.image_size)
     if values.check_memory:
         memory.check(objective, params, height_width, optimizer=optimizer)
@@ -71,7 +71,7 @@ def main(values: Any) -> int:
     if values.init == "noise":
         init = synthesis.white_noise((*sizes[0], 3), values.seed)
     elif values.init != "content":
-        init = images.read(resources.picture(values.init, "content"))
+        init = batch.read(values.init).rgb
 
     settings = flags.record("gatys", values)
     stages = [(size, values.steps) for size in sizes]

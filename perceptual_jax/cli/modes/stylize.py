@@ -221,12 +221,12 @@ def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any])
         for path in paths:
             with leaving_out(failed, path) if is_folder else contextlib.nullcontext():
                 picture = batch.read(str(path)).fit(values.image_size or _SHEET_SIDE)
-                row = [picture.rgb]
+                row = [picture.over_white()]
                 for weights, style in zip(one_hot, trained.styles, strict=True):
                     results = _apply(values, trained, weights[None], [picture], interrupts)
                     if not results:
                         break
-                    row.append(results[0].rgb)
+                    row.append(results[0].over_white())
                     bar.update(1, style, {})
                 rows.append(row)
             if interrupts:

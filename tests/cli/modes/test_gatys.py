@@ -153,6 +153,17 @@ class TestResult:
         assert found.alpha is not None
         np.testing.assert_allclose(found.alpha, alpha, atol=0.01)
 
+    def test_what_is_transparent_does_not_bleed_in(self) -> None:
+        alpha = PICTURES["left.png"]
+        found = []
+        for name, hidden in (("black", 0.0), ("white", 1.0)):
+            photo = np.where(alpha[..., None] > 0, PHOTO, np.float32(hidden))
+            images.write(f"{name}-hidden.png", photo, alpha=alpha)
+            names = (f"--content={name}-hidden.png", f"--init={name}-hidden.png")
+            made(*names, "--image_size=56", "--num_scales=1")
+            found.append(images.read_picture("out.png").rgb)
+        np.testing.assert_array_equal(*found)
+
     @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
     def test_is_of_the_format_of_its_suffix(self, suffix: str) -> None:
         path = f"new/folder/out{suffix}"

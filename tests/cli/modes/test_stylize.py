@@ -244,6 +244,35 @@ class TestSizes:
         assert alpha is not None
         np.testing.assert_allclose(alpha, MASK, atol=1e-6)
 
+    def test_colours_stay_what_they_are_under_it(self) -> None:
+        red = (200, 10, 30, 128)
+        Image.new("RGBA", (40, 24), red).save("red.png")
+        assert run("--input=red.png", "--output=out.png", "--strength=0") == 0
+        with Image.open("out.png") as found:
+            assert found.mode == "RGBA"
+            assert found.getcolors() == [(40 * 24, red)]
+
+    @pytest.mark.parametrize("flags", [[], ["--image_size=106"], ["--keep_colors=luminance"]])
+    def test_what_is_transparent_does_not_bleed_in(self, flags: list[str]) -> None:
+        Path("in").mkdir()
+        for name, hidden in (("black", 0.0), ("white", 1.0)):
+            photo = np.where(MASK[..., None] > 0, PHOTO, np.float32(hidden))
+            images.write(f"in/{name}.png", photo, alpha=MASK)
+        assert run("--input=in", "--output=out", *flags) == 0
+        assert run("--input=in/black.png", "--output=black.png", *flags) == 0
+        black, white, alone = (
+            images.read_picture(path).rgb
+            for path in ("out/black.png", "out/white.png", "black.png")
+        )
+        np.testing.assert_array_equal(black, white)
+        np.testing.assert_array_equal(black, alone)
+
+    def test_a_sheet_shows_it_over_white(self) -> None:
+        images.write("cut.png", PHOTO, alpha=0 * MASK)
+        assert run("--input=cut.png", "--sheet", "--image_size=64") == 0
+        # But for the captions it is blank.
+        assert images.read("cut-sheet.png").mean() > 0.95
+
 
 class TestFolders:
     def test_all_pictures_keep_their_places(self, tmp_path: Path, capsys: Captured) -> None:

@@ -95,6 +95,24 @@ class TestResult:
         assert (alpha[:, : 4 * 9] < 0.1).all()
         assert (alpha[:, 4 * 11 :] > 0.9).all()
 
+    def test_colours_stay_what_they_are_under_alpha(self) -> None:
+        pretrained_networks.save("zero.safetensors", enlargers.zero_enlarger())
+        red = (200, 10, 30, 128)
+        Image.new("RGBA", (8, 6), red).save("red.png")
+        assert run("--input=red.png", "--network=zero.safetensors", "--output=out.png") == 0
+        with Image.open("out.png") as found:
+            assert found.getcolors() == [(32 * 24, red)]
+
+    def test_what_is_transparent_does_not_bleed_in(self) -> None:
+        alpha = np.broadcast_to(np.arange(23) < 10, (17, 23)).astype(np.float32)
+        found = []
+        for hidden in (0.0, 1.0):
+            photo = np.where(alpha[..., None] > 0, PHOTO, np.float32(hidden))
+            images.write("cut.png", photo, alpha=alpha)
+            assert run("--input=cut.png", "--output=out.png") == 0
+            found.append(images.read_picture("out.png").rgb)
+        np.testing.assert_array_equal(*found)
+
     def test_of_a_grey_picture_is_grey(self) -> None:
         """The mean of what the network makes of it, which has colours."""
         images.write("grey.png", PHOTO[..., 0])
