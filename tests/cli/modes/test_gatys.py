@@ -324,7 +324,7 @@ class TestMistakes:
             (["--output=result.gif"], "cannot tell from the suffix of 'result.gif'"),
             (["--output=photo.png/out.png"], "cannot write photo.png/out.png"),
             (["--output=."], "give the path of a file"),
-            (["--workdir=photo.png"], "photo.png: File exists"),
+            (["--workdir=photo.png", "--output="], "cannot write photo.png/photo-red.png"),
             (["--vgg=nothing"], "there are no weights 'nothing'"),
             (["--tv_weight=nan"], "tv_weight must be a finite number"),
             (["--learning_rate=inf"], "learning_rate must be positive"),
