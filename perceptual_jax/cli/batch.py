@@ -3,6 +3,7 @@
 A picture of a folder that cannot be read or processed does not end the work on the others.
 """
 
+import collections
 import contextlib
 import dataclasses
 import shutil
@@ -21,7 +22,7 @@ from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out, u
 from perceptual_jax.cli.interrupts import Interrupts, interruptible
 from perceptual_jax.io import images, resources
 from perceptual_jax.io.images import Picture
-from perceptual_jax.io.storage import pictures_in
+from perceptual_jax.io.storage import FileError, pictures_in
 from perceptual_jax.models import tiling
 from perceptual_jax.pretrained.networks import TrainedNetwork
 
@@ -41,6 +42,7 @@ class Job:
       batch_size: pictures of equal size given to `apply` at once.
       largest_side: in pixels; larger pictures are processed alone.
       prepare: applied to each picture as soon as it is read.
+      scale: by which a result is larger than its prepared picture.
     """
 
     apply: Callable[[Sequence[Picture], Interrupts], list[Picture] | None]
@@ -49,6 +51,7 @@ class Job:
     batch_size: int = 1
     largest_side: int = 1024
     prepare: Callable[[Picture], Picture] = lambda picture: picture
+    scale: int = 1
 
 
 def is_folder(name: str) -> bool:
@@ -139,6 +142,9 @@ def _one(job: Job, source: str, output: str | None) -> int:
     began = time.monotonic()
     output = output_of(source, output, job.label)
     picture = job.prepare(read(source))
+    if output != PIPE:
+        height, width = picture.rgb.shape[:2]
+        images.check_size(output, (job.scale * height, job.scale * width))
     with interruptible() as interrupts:
         results = job.apply([picture], interrupts)
     if not results:
@@ -173,8 +179,9 @@ def _folder(job: Job, source: str, output: str | None) -> int:
         raise UserError(f"--output={output} is --input: give another folder, nothing is replaced")
     files = pictures_in(folder, exclude=target)
     images.check_writable(target / "picture.png")
+    names = collections.Counter(path.with_suffix("") for path in files)
     failed: list[str] = []
-    done = 0
+    done = replaced = 0
     with console.ProgressBar(len(files)) as bar, interruptible() as interrupts:
         for group in _equal_sized(job, files, failed):
             results: list[Picture] = []
@@ -182,18 +189,30 @@ def _folder(job: Job, source: str, output: str | None) -> int:
                 results = job.apply([picture for _, picture in group], interrupts) or []
             for (path, _), result in zip(group, results, strict=False):
                 place = target / path.relative_to(folder)
-                if place.suffix.lower() not in images.WRITABLE_SUFFIXES:
-                    taken = path.with_suffix(".png") in files
+                held = is_held(place, result.rgb.shape[:2])
+                if not held:
+                    taken = names[path.with_suffix("")] > 1
                     place = place.with_suffix(f"{path.suffix}.png" if taken else ".png")
                 with leaving_out(failed, place):
                     write(str(place), result, job.settings)
                     done += 1
+                    replaced += not held
             bar.update(len(group), f"{done} done", {})
             if interrupts:
                 break
-    print(f"{target}: {done} of {len(files)} pictures")
+    in_png = f", {replaced} as .png, since their own formats cannot hold them" if replaced else ""
+    print(f"{target}: {done} of {len(files)} pictures{in_png}")
     code = report_left_out(failed, done)
     return interrupts.exit_code or code
+
+
+def is_held(path: Path, height_width: tuple[int, int]) -> bool:
+    """Whether the format of a path can be written, and hold pictures of this size."""
+    try:
+        images.check_size(path, height_width)
+    except FileError:
+        return False
+    return True
 
 
 def _equal_sized(

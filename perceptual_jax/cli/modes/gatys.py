@@ -56,6 +56,7 @@ def main(values: Any) -> int:
         params = synthesis.freeze(load_vgg(values.vgg), objective)
     photo = batch.read(values.content)
     height_width = images.size_for(photo.rgb.shape[:2], values.image_size)
+    images.check_size(output, height_width)
     if values.check_memory:
         memory.check(objective, params, height_width, optimizer=optimizer)
     photo = photo.fit(values.image_size)

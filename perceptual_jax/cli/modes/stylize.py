@@ -241,6 +241,9 @@ def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any])
             sheet = image_grid.draw(rows, column_labels=columns)
         else:
             sheet = _block(rows[0], labels)
+        # How large it is depends on every photo.
+        if output != batch.PIPE and not batch.is_held(Path(output), sheet.shape[:2]):
+            output += ".png"
         batch.write(output, Picture(sheet, None), settings)
         stream = sys.stderr if output == batch.PIPE else sys.stdout
         print(f"{output}: {len(trained.styles)} styles", file=stream)

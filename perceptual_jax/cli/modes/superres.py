@@ -51,6 +51,7 @@ def main(values: Any) -> int:
         batch_size=flags.batch_size_of(values),
         largest_side=values.tile_size,
         prepare=functools.partial(_check_size, values.factor),
+        scale=values.factor,
     )
     return batch.run(job, values.input, values.output)
 

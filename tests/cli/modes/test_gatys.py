@@ -361,6 +361,15 @@ class TestMistakes:
         assert run(*SMALL, OUT) == 2
         made("--nocheck_memory")
 
+    def test_a_size_that_the_format_cannot_hold(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    ) -> None:
+        monkeypatch.setattr(images, "_LARGEST_SIDES", {"WEBP": 47})
+        before = contents(folder)
+        assert run(*SMALL, "--output=out.webp") == 2
+        assert "WEBP holds 47 pixels a side" in capsys.readouterr().err
+        assert contents(folder) == before
+
     def test_weights_that_break_the_objective(self, capsys: Captured) -> None:
         """The last good picture, here the photo itself, is written all the same."""
         assert run(*SMALL, OUT, "--workdir=run", "--content_weight=3e38") == 2

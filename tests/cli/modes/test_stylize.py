@@ -165,6 +165,14 @@ class TestStyles:
         assert 3 * 64 < width < 4 * 64  # The photo and two styles.
         assert 3 * 40 < height < 4 * 48
 
+    def test_sheet_that_its_format_cannot_hold_is_a_png(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    ) -> None:
+        monkeypatch.setattr(images, "_LARGEST_SIDES", {"WEBP": 128})
+        assert run("--input=photo.png", "--sheet", "--image_size=64", "--output=out.webp") == 0
+        assert images.read("out.webp.png").shape[1] > 128
+        assert capsys.readouterr().out == "out.webp.png: 2 styles\n"
+
     def test_sheet_leaves_out_what_cannot_be_read(self, capsys: Captured) -> None:
         Path("photos").mkdir()
         for name in ("a.png", "c.png"):
