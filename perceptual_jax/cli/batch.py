@@ -20,9 +20,10 @@ import numpy as np
 from perceptual_jax.cli import console
 from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out, usage_errors
 from perceptual_jax.cli.interrupts import Interrupts, interruptible
+from perceptual_jax.cli.messages import say
 from perceptual_jax.io import images, resources
 from perceptual_jax.io.images import Picture
-from perceptual_jax.io.storage import FileError, pictures_in
+from perceptual_jax.io.storage import FileError, local_path, pictures_in
 from perceptual_jax.models import tiling
 from perceptual_jax.pretrained.networks import TrainedNetwork
 
@@ -56,7 +57,7 @@ class Job:
 
 def is_folder(name: str) -> bool:
     """Whether `--input`, which may be `PIPE`, is a folder of pictures."""
-    return name != PIPE and Path(name).expanduser().is_dir()
+    return name != PIPE and local_path(name).is_dir()
 
 
 def read(name: str) -> Picture:
@@ -73,6 +74,14 @@ def read(name: str) -> Picture:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.flush()
         return images.read_picture(file.name).fill_transparent()
+
+
+def stem_of(name: str) -> str:
+    """What the name of a result begins with: `photo` of `in/photo.jpg`, `stdin` of a pipe."""
+    path = Path(name)
+    # A shell calls `<(command)` `/dev/fd/63`.
+    is_nameless = name == PIPE or (path.is_fifo() and path.name.isdecimal())
+    return "stdin" if is_nameless else path.stem
 
 
 def with_progress(tiles: Iterable[_Tile], count: int, interrupts: Interrupts) -> Iterator[_Tile]:
@@ -132,9 +141,11 @@ def run(job: Job, source: str, output: str | None) -> int:
 
 def output_of(source: str, output: str | None, label: str) -> str:
     """`--output` if it can be written; by default `SOURCE-LABEL.png`, or `PIPE` after a pipe."""
-    output = output or (PIPE if source == PIPE else f"{Path(source).stem}-{label}.png")
+    output = output or (PIPE if source == PIPE else f"{stem_of(source)}-{label}.png")
     if output != PIPE:
         images.check_writable(output)
+    elif sys.stdout is None:
+        raise UserError("standard output is closed: give a file with --output")
     return output
 
 
@@ -148,12 +159,12 @@ def _one(job: Job, source: str, output: str | None) -> int:
     with interruptible() as interrupts:
         results = job.apply([picture], interrupts)
     if not results:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", aside=True)
         return interrupts.exit_code
     write(output, results[0], job.settings)
     height, width = results[0].rgb.shape[:2]
-    line = f"{output}: {width}x{height}, {time.monotonic() - began:.1f} s"
-    print(line, file=sys.stderr if output == PIPE else sys.stdout)
+    seconds = time.monotonic() - began
+    say(f"{output}: {width}x{height}, {seconds:.1f} s", aside=output == PIPE)
     return 0
 
 
@@ -171,10 +182,10 @@ def write(output: str, picture: Picture, settings: dict[str, Any]) -> None:
 
 def _folder(job: Job, source: str, output: str | None) -> int:
     """Processes every picture of a folder, and names those that were left out at the end."""
-    folder = Path(source).expanduser()
+    folder = local_path(source)
     if not output or output == PIPE:
         raise UserError(f"--input={source} is a folder: give a folder with --output")
-    target = Path(output).expanduser()
+    target = local_path(output)
     if target.resolve() == folder.resolve():
         raise UserError(f"--output={output} is --input: give another folder, nothing is replaced")
     files = pictures_in(folder, exclude=target)
@@ -201,7 +212,7 @@ def _folder(job: Job, source: str, output: str | None) -> int:
             if interrupts:
                 break
     in_png = f", {replaced} as .png, since their own formats cannot hold them" if replaced else ""
-    print(f"{target}: {done} of {len(files)} pictures{in_png}")
+    say(f"{target}: {done} of {len(files)} pictures{in_png}")
     code = report_left_out(failed, done)
     return interrupts.exit_code or code
 

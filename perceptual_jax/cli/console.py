@@ -10,6 +10,8 @@ import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tqdm.utils import ObjectWrapper
 
+from perceptual_jax.cli import messages
+
 _BAR = "{{desc}} {{percentage:3.0f}}%|{{bar:20}}| {{elapsed}}<{remaining}{{postfix}}"
 
 
@@ -44,7 +46,10 @@ class ProgressBar(contextlib.ExitStack):
     def __init__(self, total_work: float, done: float = 0) -> None:
         super().__init__()
         package = __name__.partition(".")[0]
-        self.enter_context(logging_redirect_tqdm([logging.getLogger(package)]))
+        logger = logging.getLogger(package)
+        self.enter_context(logging_redirect_tqdm([logger]))
+        for handler in logger.handlers:
+            handler.setFormatter(messages.Formatter())
         self._first: tuple[float, float] | None = None
         bar: Any = tqdm.tqdm(
             desc="starting",
@@ -70,7 +75,7 @@ class ProgressBar(contextlib.ExitStack):
             pace = (now - self._first[0]) / (done - self._first[1])
             left = tqdm.tqdm.format_interval(pace * max(0.0, self._bar.total - done))
             self._bar.bar_format = _BAR.format(remaining=left)
-        self._bar.set_description_str(description, refresh=False)
+        self._bar.set_description_str(messages.printable(description), refresh=False)
         shown = "  ".join(f"{name} {value:.3g}" for name, value in terms.items())
         self._bar.set_postfix_str(shown, refresh=False)
         self._bar.update(work)

@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import io
+import logging
 import os
 import pkgutil
 import sys
@@ -19,6 +21,7 @@ from perceptual_jax import __version__
 from perceptual_jax.cli import modes
 from perceptual_jax.cli.errors import UserError, message
 from perceptual_jax.cli.flags import Flags
+from perceptual_jax.cli.messages import Formatter, say
 
 _USAGE = """perceptual_jax {version}: neural style transfer and perceptual losses in JAX.
 
@@ -34,6 +37,15 @@ _BROKEN_PIPE = 141
 
 def run() -> None:
     """Entry point of `run.py` and of the installed command."""
+    # Where a stream is closed, the next file that is opened, such as a picture, would get its place
+    # and whatever libraries print.
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8")  # noqa: SIM115
     code = main(sys.argv)
     try:
         print(end="", flush=True)
@@ -49,6 +61,12 @@ def main(argv: Sequence[str]) -> int:
     It is 0, 1 where some pictures of a folder were left out, 2 for a mistake in the flags or files,
     or 128 and the number of the signal that stopped it.
     """
+    # A name of bytes that are no UTF-8, and any name in a terminal that knows ASCII alone.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if logging.lastResort:
+        logging.lastResort.setFormatter(Formatter())
     try:
         code = _main(argv)
         print(end="", flush=True)  # So that a full disk or a closed pipe is an error of this run.
@@ -57,10 +75,10 @@ def main(argv: Sequence[str]) -> int:
         # Whoever read the output, such as `head`, wants no more of it.
         return _BROKEN_PIPE
     except (UserError, OSError, absl_flags.Error) as error:
-        print(f"error: {message(error).removeprefix('flag ')}", file=sys.stderr)
+        say(f"error: {message(error).removeprefix('flag ')}", aside=True)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", aside=True)
         return 130
 
 
@@ -120,6 +138,7 @@ def _set_up_jax(dtype: str | None) -> None:
     """Keeps compiled programs, but those for a CPU's matrix units, which cannot be written."""
     import jax
 
+    from perceptual_jax.io.storage import FileError, check_writable
     from perceptual_jax.ops import backend
     from perceptual_jax.pretrained import download
 
@@ -127,6 +146,10 @@ def _set_up_jax(dtype: str | None) -> None:
     if off or (dtype == "bfloat16" and backend.use_matrix_units()):
         return
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = download.cache_folder() / "compiled"
+        try:
+            folder = download.cache_folder() / "compiled"
+            check_writable(folder / "program")
+        except FileError:
+            return  # JAX would warn of every program that it cannot write.
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -15,6 +15,7 @@ from perceptual_jax import synthesis
 from perceptual_jax.cli import console
 from perceptual_jax.cli.errors import UserError, message
 from perceptual_jax.cli.interrupts import interruptible
+from perceptual_jax.cli.messages import say
 from perceptual_jax.training.recorder import RunFolder
 
 _log = logging.getLogger(__name__)
@@ -92,13 +93,13 @@ def run(
             raise UserError("no picture was made")
         _write(write, output, best, iterations)
         seconds = time.monotonic() - began
-        print(f"{output}: {_size(best)}, {iterations} iterations, {seconds:.0f} s")
+        say(f"{output}: {_size(best)}, {iterations} iterations, {seconds:.0f} s")
     if failure:
         raise UserError(f"{failure} (--learning_rate); {output} is the picture before that")
     if interrupts and iterations < sum(steps for _, steps in stages):
         (height, width), _ = stages[-1]
         finest = best.shape[1:3] == (height, width)
-        print(f"Stopped early{'' if finest else f', before {width}x{height}'}. {advice}")
+        say(f"Stopped early{'' if finest else f', before {width}x{height}'}. {advice}")
     return interrupts.exit_code
 
 

@@ -1,13 +1,13 @@
 """The flags that every mode which trains a network has, and the configuration made of them."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.flags import Flags, filled, settings
+from perceptual_jax.io.storage import local_path
 from perceptual_jax.training.step import LEARNING_RATES, TrainConfig, setting
 
 
@@ -144,7 +144,7 @@ def options_of(values: Any, name: str) -> RunOptions:
     """
     workdir = values.workdir or f"runs/{name}"
     output = values.output or f"{workdir}/network.safetensors"
-    if Path(output).expanduser().is_dir():
+    if local_path(output).is_dir():
         raise UserError(f"--output={output} is a folder: give the path of a file")
     return filled(RunOptions(), values, workdir=workdir, output=output)
 

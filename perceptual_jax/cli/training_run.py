@@ -19,8 +19,9 @@ from perceptual_jax import training
 from perceptual_jax.cli import console, memory, training_flags, training_network
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.interrupts import interruptible
+from perceptual_jax.cli.messages import say
 from perceptual_jax.cli.training_flags import RunOptions, TrainSettings
-from perceptual_jax.io import resources
+from perceptual_jax.io import resources, storage
 from perceptual_jax.pretrained.networks import TrainedNetwork
 from perceptual_jax.training import photos
 from perceptual_jax.training.checkpoints import Checkpoints, of_all_processes
@@ -94,7 +95,7 @@ def main(
 
     code = run(task, config, iter(batches), settings, options, write)
     if source.skipped and jax.process_index() == 0:
-        print(f"{len(source.skipped)} of the {len(source)} photos could not be used", flush=True)
+        say(f"{len(source.skipped)} of the {len(source)} photos could not be used")
     return code
 
 
@@ -103,11 +104,8 @@ def check_resumable(options: RunOptions, settings: Mapping[str, Any]) -> None:
 
     Makes no folder where there is none.
     """
-    # Imported only here, since it is slow.
-    from etils import epath
-
     workdir = str(options.workdir)
-    if not _in_any_process((epath.Path(workdir).expanduser() / "checkpoints").exists()):
+    if not _in_any_process((storage.any_path(workdir) / "checkpoints").exists()):
         return
     # Only to read: the run may be going on in another terminal.
     with Checkpoints(workdir, only_read=True) as checkpoints:
@@ -138,7 +136,7 @@ def find_photos(data: str | None) -> photos.Photos:
     if data:
         return photos.source(data)
     found = photos.source(resources.folder("examples") / "sample_photos")
-    print(
+    say(
         f"Training on the {len(found)} sample photos of examples/. With thousands (--data=FOLDER) "
         "a network treats photos of every kind well; Johnson et al. 2016 took 80,000."
     )

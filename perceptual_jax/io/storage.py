@@ -6,6 +6,10 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etils import epath
 
 PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp"),
@@ -26,6 +30,14 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     with contextlib.suppress(RuntimeError):  # There is no such user, or none has a home.
         return path if os.path.lexists(path) else path.expanduser()
     return path
+
+
+def any_path(path: str | os.PathLike[str]) -> "epath.Path":
+    """A path on a disk, by `local_path`, or in a bucket."""
+    # Only here: it is slow to import, and of use to few.
+    from etils import epath
+
+    return epath.Path(path if is_remote(path) else local_path(path))
 
 
 def pictures_in(

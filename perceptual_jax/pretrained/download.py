@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from perceptual_jax.io.storage import FileError
+from perceptual_jax.io.storage import FileError, local_path
 from perceptual_jax.pretrained import tensorfile
 
 # Failures in a row before it stops trying.  The pause doubles after each.
@@ -37,10 +37,20 @@ class DownloadError(FileError):
 
 
 def cache_folder() -> Path:
-    """`$PERCEPTUAL_JAX_CACHE`, or `perceptual_jax` in the user's cache folder."""
+    """`$PERCEPTUAL_JAX_CACHE`, or `perceptual_jax` in the user's cache folder.
+
+    Raises:
+      FileError: the user has no home.
+    """
     if chosen := os.environ.get("PERCEPTUAL_JAX_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "perceptual_jax"
+        return local_path(chosen)
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError as error:
+        raise FileError(
+            "there is no home folder to keep files in: set PERCEPTUAL_JAX_CACHE to a folder"
+        ) from error
+    return caches / "perceptual_jax"
 
 
 def fetch_file(url: str, path: Path, *, sha256_prefix: str = "") -> None:

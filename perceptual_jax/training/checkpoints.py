@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from perceptual_jax.io import storage
 from perceptual_jax.io.storage import FileError
 
 _logger = logging.getLogger(__name__)
@@ -54,11 +55,10 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         self, folder: str | os.PathLike[str], *, keep: int = 3, only_read: bool = False
     ) -> None:
         # Imported only here, since it is slow.
-        from etils import epath
         from orbax.checkpoint import v1 as ocp
 
         logging.getLogger("absl").addFilter(_not_from_orbax)
-        path = epath.Path(folder).expanduser() / "checkpoints"
+        path = storage.any_path(folder) / "checkpoints"
         # Orbax wants it absolute, as a bucket is; `absolute` would take that for a local folder.
         self._folder = path if path.is_absolute() else path.absolute()
         self._held: int | None = None

@@ -224,9 +224,7 @@ def _cropped(
 def _found(place: str) -> list["epath.Path"]:
     """The paths of photos or shards at one place, see `source`."""
     with storage.access(place):
-        from etils import epath
-
-        path = epath.Path(place).expanduser()
+        path = storage.any_path(place)
         if path.is_dir():
             found = storage.pictures_in(path, suffixes=_SUFFIXES)
             _check_all_shards(found)

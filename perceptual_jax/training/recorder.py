@@ -49,7 +49,7 @@ class RunFolder(contextlib.AbstractContextManager["RunFolder"]):
         self._bucket = str(folder).rstrip("/") if storage.is_remote(folder) else None
         self._local = tempfile.TemporaryDirectory(prefix="run-") if self._bucket else None
         self._published: dict[Path, tuple[int, int]] = {}
-        self.folder = Path(self._local.name if self._local else folder).expanduser()
+        self.folder = storage.local_path(self._local.name if self._local else folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self._bucket and resume_step:

@@ -3,6 +3,7 @@
 What a person sees of it is in the tests of the modes that use it.
 """
 
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -196,6 +197,22 @@ def test_a_disk_that_is_full_is_told_for_each_result(capsys: Captured) -> None:
 
     assert run(apply) == 2
     assert f"left out: {Path('in/0.png')}: No space left on device\n" in capsys.readouterr().err
+
+
+def test_results_of_pipes_have_names_of_their_own(tmp_path: Path) -> None:
+    os.mkfifo("63")
+    os.mkfifo("camera.jpg")
+    names = [batch.stem_of(name) for name in ("-", "/dev/stdin", "63", "camera.jpg", "in/0.png")]
+    assert names == ["stdin", "stdin", "stdin", "camera", "0"]
+
+
+def test_standard_streams_that_are_closed_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(UserError, match="standard input is closed"):
+        batch.read("-")
+    with pytest.raises(UserError, match="standard output is closed"):
+        batch.output_of("in/0.png", "-", "same")
 
 
 class TestWithProgress:

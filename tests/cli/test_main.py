@@ -1,6 +1,8 @@
 """The command line around the modes: what is printed where, and with which exit code."""
 
 import importlib
+import io
+import logging
 import os
 import pkgutil
 import subprocess
@@ -12,7 +14,7 @@ import jax
 import pytest
 
 import perceptual_jax
-from perceptual_jax.cli import main, modes
+from perceptual_jax.cli import main, messages, modes
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.cli.modes import gatys
 from perceptual_jax.io.storage import FileError
@@ -227,20 +229,70 @@ class TestOutput:
         assert process.returncode == 2
 
     def test_may_be_closed(self) -> None:
-        command = '"$0" -c "from perceptual_jax.cli.main import run; run()" --help >&-'
-        done = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
+        for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+            command = f'"$0" -c "from perceptual_jax.cli.main import run; run()" --help {closed}'
+            arguments = ["sh", "-c", command, sys.executable]
+            done = subprocess.run(arguments, capture_output=True, text=True)
+            assert (done.returncode, done.stderr) == (0, "")
+
+    def test_that_is_closed_leaves_its_place_to_no_file(self, tmp_path: Path) -> None:
+        """Whatever a library prints would be written into it."""
+        program = (
+            "import os, sys; from perceptual_jax.cli import main\n"
+            "main.main = lambda argv: open(sys.argv[1], 'w').fileno()\n"
+            "main.run()"
+        )
+        command = '"$0" -c "$1" "$2" <&- >&-'
+        arguments = ["sh", "-c", command, sys.executable, program, str(tmp_path / "file")]
+        done = subprocess.run(arguments, capture_output=True, text=True)
+        assert done.returncode > 2
+
+
+class TestNames:
+    """Those that a terminal cannot show, or would take for commands."""
+
+    @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "cp1252"])
+    def test_turn_no_success_into_an_error(
+        self, encoding: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        name = os.fsdecode("über\u2013海".encode() + b"\xff.png")
+        monkeypatch.setattr(gatys, "main", lambda values: messages.say(name))
+        assert run("--mode=gatys") == 0
+        shown = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+        escaped = name.encode(encoding, "backslashreplace").decode(encoding)
+        assert shown.strip() == escaped.strip()
+
+    def test_are_no_commands_to_a_terminal(
+        self, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(values: Any) -> None:
+            raise FileError("cannot read \x1b[2J\x9b.png")
+
+        monkeypatch.setattr(gatys, "main", fail)
+        assert run("--mode=gatys") == 2
+        assert complaint(capsys) == r"cannot read \x1b[2J\x9b.png"
+        assert run("--mode=gatys", "--\x1bc") == 2
+        assert r"\x1bc" in complaint(capsys)
+
+    def test_are_none_in_a_log_either(self) -> None:
+        assert logging.lastResort is not None
+        run("--version")
+        record = logging.makeLogRecord({"msg": "skipped: \x1bc"})
+        assert logging.lastResort.format(record) == r"skipped: \x1bc"
 
 
 class TestCompilationCache:
     @pytest.fixture
-    def settings(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    def settings(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
         """What the program sets in jax, with nothing set."""
         found: dict[str, Any] = {}
         monkeypatch.setattr(jax.config, "update", found.__setitem__)
         monkeypatch.setattr(gatys, "main", lambda values: 0)
         monkeypatch.delenv("PERCEPTUAL_JAX_COMPILATION_CACHE", raising=False)
         monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("PERCEPTUAL_JAX_CACHE", "somewhere")
         return found
 
@@ -248,6 +300,27 @@ class TestCompilationCache:
         run("--mode=gatys")
         assert settings["jax_compilation_cache_dir"].endswith("compiled")
         assert "somewhere" in settings["jax_compilation_cache_dir"]
+
+    @pytest.mark.parametrize("place", ["no home", "a file"])
+    def test_is_left_out_where_nothing_can_be_kept(
+        self,
+        place: str,
+        settings: dict[str, Any],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def no_home(path: Path) -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        if place == "no home":
+            monkeypatch.delenv("PERCEPTUAL_JAX_CACHE")
+            monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+            monkeypatch.setattr(Path, "expanduser", no_home)
+        else:
+            (tmp_path / "file").touch()
+            monkeypatch.setenv("PERCEPTUAL_JAX_CACHE", str(tmp_path / "file"))
+        assert run("--mode=gatys") == 0
+        assert settings == {}
 
     def test_can_be_put_elsewhere(
         self, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,7 @@ import numpy as np
 from perceptual_jax import color, metrics, models
 from perceptual_jax.cli import console, flags
 from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out
+from perceptual_jax.cli.messages import printable, say
 from perceptual_jax.io import image_grid, images, storage
 from perceptual_jax.models import networks
 from perceptual_jax.pretrained.networks import TrainedNetwork, load_superres
@@ -59,13 +60,14 @@ def define_flags(define: flags.Flags) -> None:
 def main(values: Any) -> int:
     if not values.data:
         raise UserError("--data is missing: give a folder of photos")
-    folder = Path(values.data).expanduser()
+    folder = storage.local_path(values.data)
     files = storage.pictures_in(folder)
     if not values.network:
         raise UserError("--network is empty: give feature, pixel or a file")
     labels = _short(values.network, taken="bicubic")
     trained = {label: load_superres(name, values.factor) for name, label in labels.items()}
-    titles = _short((str(path.relative_to(folder)) for path in files), taken="mean")
+    names = (printable(str(path.relative_to(folder))) for path in files)
+    titles = _short(names, taken="mean")
     rows: dict[str, Row] = {}
     crops: list[list[np.ndarray]] = []
     failed: list[str] = []
@@ -82,7 +84,7 @@ def main(values: Any) -> int:
                 crops.append([_middle(picture) for picture in (*results.values(), truth)])
             bar.update(1, path.stem, {})
     if rows:
-        workdir = Path(values.workdir or f"runs/evaluate-x{values.factor}").expanduser()
+        workdir = storage.local_path(values.workdir or f"runs/evaluate-x{values.factor}")
         _write(
             workdir, {**rows, "mean": _mean(list(rows.values()))}, crops, values.flag_values_dict()
         )
@@ -159,4 +161,5 @@ def _write(
             file.write_text(text + "\n", encoding="utf-8")
     sheet = image_grid.draw(crops, row_labels=list(rows)[:-1], column_labels=[*labels, "photo"])
     images.write(folder / "crops.png", sheet, settings=settings)
-    print(f"{table}\n\n{folder}: table.md, results.json, crops.png")
+    print(f"{table}\n")
+    say(f"{folder}: table.md, results.json, crops.png")

@@ -14,6 +14,7 @@ from perceptual_jax import color, synthesis, vgg
 from perceptual_jax.cli import batch, flags, memory, synthesis_run
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.io import images, masks, resources
+from perceptual_jax.io.storage import local_path
 from perceptual_jax.objective import GATYS, Objective
 from perceptual_jax.pretrained.vgg import load_vgg
 
@@ -114,10 +115,10 @@ def main(values: Any) -> int:
 
 def _output_path(values: Any) -> Path:
     if values.output:
-        return Path(values.output).expanduser()
-    style = "-".join(Path(name.split(":")[0]).stem for name in values.style)
-    name = f"{Path(values.content).stem}-{style}.png"
-    return Path(values.workdir).expanduser() / name if values.workdir else Path(name)
+        return local_path(values.output)
+    paintings = (batch.stem_of(name) for name, _ in flags.weighted_names(values.style))
+    name = f"{batch.stem_of(values.content)}-{'-'.join(paintings)}.png"
+    return local_path(values.workdir) / name if values.workdir else Path(name)
 
 
 def _read_masks(

@@ -6,7 +6,6 @@ a run that is interrupted leaves none.
 
 import itertools
 import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from perceptual_jax.cli import console, flags
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.cli.interrupts import Interrupts, interruptible
+from perceptual_jax.cli.messages import say
 from perceptual_jax.io import images, storage
 from perceptual_jax.io.storage import FileError
 from perceptual_jax.training import photos
@@ -63,15 +63,15 @@ def main(values: Any) -> int:
         jpegs = _jpegs(source, values, skipped, interrupts)
         shards = _write_shards(jpegs, Path(folder), values.photos_per_shard)
         if interrupts:
-            print(f"interrupted: {output} has no shards", file=sys.stderr)
+            say(f"interrupted: {output} has no shards", aside=True)
             return interrupts.exit_code
         if not shards:
             raise UserError(f"none of the {len(source)} photos can be used: {skipped[0]}")
         size = sum(shard.stat().st_size for shard in shards)
         _publish(shards, output)
     for error in skipped:
-        print(f"skipped: {error}", file=sys.stderr)
-    print(
+        say(f"skipped: {error}", aside=True)
+    say(
         f"{output}: photos {len(source) - len(skipped)}, skipped {len(skipped)}, "
         f"shards {len(shards)}, {size / 1e6:.1f} MB"
     )
@@ -109,9 +109,7 @@ def _jpegs(
 
 def _new_folder(place: str) -> "epath.Path":
     with storage.access(place):
-        from etils import epath
-
-        folder = epath.Path(place).expanduser()
+        folder = storage.any_path(place)
         folder.mkdir(parents=True, exist_ok=True)
         suffixes = {path.suffix for path in folder.iterdir()}
     if suffixes & {*photos.SHARD_SUFFIXES}:

@@ -18,6 +18,7 @@ from perceptual_jax import objective, synthesis, vgg
 from perceptual_jax.cli import flags, memory, synthesis_run
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.io import image_grid, images, resources
+from perceptual_jax.io.storage import local_path
 from perceptual_jax.pretrained.vgg import load_vgg
 
 LAYERS = tuple(f"conv{block}_1" for block in range(1, 6))
@@ -87,7 +88,7 @@ def main(values: Any) -> int:
         # The pixels themselves, as in the paper: where conv1_1 alone decides, nothing says where
         # light and dark should be, and large steps of large shapes leave a dark middle.
         optimizer = flags.filled(synthesis.Optimizer(low_frequency_gain=0.0), values)
-    output = Path(values.output or f"figure{values.figure}.png").expanduser()
+    output = local_path(values.output or f"figure{values.figure}.png")
     images.check_writable(output)
     photo = images.read(resources.picture(values.content, "content"))
     painting = images.read(resources.picture(values.style, "styles"))

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from perceptual_jax import models
 from perceptual_jax.cli import batch, console, flags, memory
 from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out
 from perceptual_jax.cli.interrupts import Interrupts, interruptible
+from perceptual_jax.cli.messages import say
 from perceptual_jax.io import image_grid, images, masks
 from perceptual_jax.io.images import Picture
-from perceptual_jax.io.storage import pictures_in
+from perceptual_jax.io.storage import local_path, pictures_in
 from perceptual_jax.models import stylization
 from perceptual_jax.models.networks import StyleNetwork
 from perceptual_jax.pretrained.networks import TrainedNetwork, load_network, shipped
@@ -210,7 +210,7 @@ _blend_with_photo = jax.jit(models.blend_with_photo, static_argnames=("keep_colo
 
 def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any]) -> int:
     """Photos in every style of the network: one in a block with captions, several in rows."""
-    source, place = values.input, Path(values.input).expanduser()
+    source, place = values.input, local_path(values.input)
     is_folder, pipe = batch.is_folder(source), source == batch.PIPE
     output = batch.output_of(source if pipe else str(place.resolve()), values.output, "sheet")
     paths = pictures_in(place, exclude=Path(output)) if is_folder else [source]
@@ -232,7 +232,7 @@ def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any])
             if interrupts:
                 break
     if interrupts:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", aside=True)
         return interrupts.exit_code
     if rows:
         labels = ["photo", *trained.styles]
@@ -245,8 +245,7 @@ def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any])
         if output != batch.PIPE and not batch.is_held(Path(output), sheet.shape[:2]):
             output += ".png"
         batch.write(output, Picture(sheet, None), settings)
-        stream = sys.stderr if output == batch.PIPE else sys.stdout
-        print(f"{output}: {len(trained.styles)} styles", file=stream)
+        say(f"{output}: {len(trained.styles)} styles", aside=output == batch.PIPE)
     return report_left_out(failed, done=rows)
 
 

@@ -18,7 +18,7 @@ from perceptual_jax.cli.training_flags import TrainSettings
 from perceptual_jax.io import image_grid, images, resources
 from perceptual_jax.models import networks, stylization
 from perceptual_jax.objective import JOHNSON
-from perceptual_jax.pretrained.networks import TrainedNetwork, load_network
+from perceptual_jax.pretrained.networks import TrainedNetwork, is_style_name, load_network
 from perceptual_jax.pretrained.vgg import load_vgg
 from perceptual_jax.training import train_losses
 
@@ -57,7 +57,7 @@ def define_flags(define: flags.Flags) -> None:
 
 
 def main(values: Any) -> int:
-    name = "-".join(Path(style).stem for style in values.style)
+    name = "-".join(map(_name_of, values.style))
     return training_run.main(
         values, ACCELERATOR, CPU, name=name, begin=_begin, styles_only=values.freeze_trunk
     )
@@ -96,7 +96,7 @@ def _begin(values: Any, config: TrainSettings) -> training_run.Task:
 
 def _network(values: Any, config: TrainSettings, paintings: list[np.ndarray]) -> TrainedNetwork:
     """A new network; or a trained one, its styles trained on, or new ones added behind them."""
-    styles = tuple(Path(name).stem for name in values.style)
+    styles = tuple(map(_name_of, values.style))
     if len(set(styles)) < len(styles):
         raise UserError(f"--style={','.join(values.style)}: two paintings have the same name")
     thumbnails = tuple(
@@ -126,6 +126,12 @@ def _network(values: Any, config: TrainSettings, paintings: list[np.ndarray]) ->
             "with --style to train it on, or --freeze_trunk to add others"
         )
     return dataclasses.replace(trained, thumbnails=thumbnails)
+
+
+def _name_of(painting: str) -> str:
+    """What the style of a painting is called: its file's name, as far as that is text."""
+    stem = Path(painting).stem[:200] or "style"
+    return "".join(part if is_style_name(part) else "_" for part in stem)
 
 
 def _with_styles(

@@ -111,7 +111,7 @@ class TestResult:
             images.write("cut.png", photo, alpha=alpha)
             assert run("--input=cut.png", "--output=out.png") == 0
             found.append(images.read_picture("out.png").rgb)
-        np.testing.assert_array_equal(*found)
+        np.testing.assert_array_equal(found[0], found[1])
 
     def test_of_a_grey_picture_is_grey(self) -> None:
         """The mean of what the network makes of it, which has colours."""
