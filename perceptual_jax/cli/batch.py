@@ -20,7 +20,7 @@ import numpy as np
 from perceptual_jax.cli import console
 from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out, usage_errors
 from perceptual_jax.cli.interrupts import Interrupts, interruptible
-from perceptual_jax.cli.messages import say
+from perceptual_jax.cli.messages import say, standard_output
 from perceptual_jax.io import images, resources
 from perceptual_jax.io.images import Picture
 from perceptual_jax.io.storage import FileError, local_path, pictures_in
@@ -176,8 +176,9 @@ def write(output: str, picture: Picture, settings: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
         images.write(path, picture.rgb, alpha=picture.alpha, settings=settings)
-        sys.stdout.buffer.write(path.read_bytes())
-        sys.stdout.buffer.flush()
+        with standard_output():
+            sys.stdout.buffer.write(path.read_bytes())
+            sys.stdout.buffer.flush()
 
 
 def _folder(job: Job, source: str, output: str | None) -> int:

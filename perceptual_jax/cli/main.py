@@ -21,7 +21,7 @@ from perceptual_jax import __version__
 from perceptual_jax.cli import modes
 from perceptual_jax.cli.errors import UserError, message
 from perceptual_jax.cli.flags import Flags
-from perceptual_jax.cli.messages import Formatter, say
+from perceptual_jax.cli.messages import Formatter, say, show, standard_output
 
 _USAGE = """perceptual_jax {version}: neural style transfer and perceptual losses in JAX.
 
@@ -36,7 +36,7 @@ _BROKEN_PIPE = 141
 
 
 def run() -> None:
-    """Entry point of `run.py` and of the installed command."""
+    """Runs the command line of this process, and ends it."""
     # Where a stream is closed, the next file that is opened, such as a picture, would get its place
     # and whatever libraries print.
     for number in range(3):
@@ -69,17 +69,43 @@ def main(argv: Sequence[str]) -> int:
         logging.lastResort.setFormatter(Formatter())
     try:
         code = _main(argv)
-        print(end="", flush=True)  # So that a full disk or a closed pipe is an error of this run.
+        with standard_output():  # So that a full disk or a closed pipe is an error of this run.
+            print(end="", flush=True)
         return code
     except BrokenPipeError:
         # Whoever read the output, such as `head`, wants no more of it.
         return _BROKEN_PIPE
-    except (UserError, OSError, absl_flags.Error) as error:
-        say(f"error: {message(error).removeprefix('flag ')}", aside=True)
-        return 2
     except KeyboardInterrupt:
         say("interrupted", aside=True)
         return 130
+    except Exception as error:
+        line = _platform_problem(error)
+        if not line and isinstance(error, (UserError, OSError, absl_flags.Error)):
+            line = message(error).removeprefix("flag ")
+        if not line:
+            raise
+        say(f"error: {line}", aside=True)
+        return 2
+
+
+def _platform_problem(error: BaseException) -> str:
+    """What to say if an error comes from JAX, which can use none of the platforms that it may."""
+    causes = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
+    # Of either kind, and when they are read, files of networks hide them behind their own.
+    if not any(isinstance(cause, (RuntimeError, AssertionError)) for cause in causes):
+        return ""
+    import jax
+
+    try:
+        jax.devices()
+    except Exception:
+        return (
+            f"JAX finds no device of the platform JAX_PLATFORMS={jax.config.jax_platforms}: unset "
+            "that, or install what the platform needs, by the extra [cuda] or [tpu]"
+        )
+    return ""
 
 
 def _main(argv: Sequence[str]) -> int:
@@ -87,11 +113,11 @@ def _main(argv: Sequence[str]) -> int:
     wants_help = any(argument in ("--help", "-h", "-help", "--helpfull") for argument in arguments)
     if name is None:
         if arguments == ["--version"]:
-            print(f"perceptual_jax {__version__}")
+            show(f"perceptual_jax {__version__}")
             return 0
         if arguments and not wants_help:
             raise UserError(f"--mode is missing: one of {', '.join(_mode_names())}")
-        print(_overview())
+        show(_overview())
         return 0 if wants_help else 2
     if name not in _mode_names():
         raise UserError(f"there is no mode {name!r}: one of {', '.join(_mode_names())}")
@@ -99,7 +125,7 @@ def _main(argv: Sequence[str]) -> int:
     flags = Flags()
     mode.define_flags(flags)
     if wants_help:
-        print(f"--mode={name}: {mode.__doc__}\n\n{flags.help()}")
+        show(f"--mode={name}: {mode.__doc__}\n\n{flags.help()}")
         return 0
     rest = flags.values([argv[0], *arguments])[1:]
     if rest:

@@ -17,9 +17,11 @@ import perceptual_jax
 from perceptual_jax.cli import main, messages, modes
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.cli.modes import gatys
+from perceptual_jax.io import resources
 from perceptual_jax.io.storage import FileError
 
 Captured = pytest.CaptureFixture[str]
+PROGRAM = Path(__file__).parents[2] / "run.py"
 NAMES = [module.name for module in pkgutil.iter_modules(modes.__path__)]
 
 
@@ -192,6 +194,44 @@ class TestMistakes:
         with pytest.raises(type(error), match="ours"):
             run("--mode=gatys")
 
+    @pytest.mark.parametrize(
+        "error",
+        [AssertionError(), RuntimeError("Unable to initialize backend"), FileError("damaged")],
+    )
+    def test_of_the_platform_are_told_as_such(
+        self, error: Exception, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever hides it: the file of a network that is read, say."""
+
+        def devices() -> None:
+            raise AssertionError
+
+        def fail(values: Any) -> None:
+            try:
+                devices()
+            except AssertionError as cause:
+                raise error from cause
+
+        monkeypatch.setattr(gatys, "main", fail)
+        if not isinstance(error, FileError):  # With a device it is ours.
+            with pytest.raises(type(error)):
+                run("--mode=gatys")
+        monkeypatch.setattr(jax, "devices", devices)
+        assert run("--mode=gatys") == 2
+        assert complaint(capsys).startswith("JAX finds no device of the platform JAX_PLATFORMS=cpu")
+
+    def test_of_a_platform_that_is_not_there(self) -> None:
+        photo = resources.picture("chelsea", "content")
+        done = subprocess.run(
+            [sys.executable, PROGRAM, "--mode=superres", f"--input={photo}", "--output=-"],
+            env=os.environ | {"JAX_PLATFORMS": "cuda"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "error: JAX finds no device of the platform JAX_PLATFORMS=cuda" in done.stderr
+
     def test_ctrl_c_is_no_error(self, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
         def stop(values: Any) -> None:
             raise KeyboardInterrupt
@@ -225,7 +265,8 @@ class TestOutput:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is full")
     def test_to_a_full_disk_is_told_in_a_line(self) -> None:
         with Path("/dev/full").open("w") as full, start(full) as process:
-            assert process.communicate()[1] == "error: No space left on device\n"
+            told = "error: cannot write to standard output (No space left on device)\n"
+            assert process.communicate()[1] == told
         assert process.returncode == 2
 
     def test_may_be_closed(self) -> None:

@@ -19,7 +19,7 @@ from perceptual_jax import models
 from perceptual_jax.cli import batch, console, flags, memory
 from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out
 from perceptual_jax.cli.interrupts import Interrupts, interruptible
-from perceptual_jax.cli.messages import say
+from perceptual_jax.cli.messages import say, show
 from perceptual_jax.io import image_grid, images, masks
 from perceptual_jax.io.images import Picture
 from perceptual_jax.io.storage import local_path, pictures_in
@@ -88,7 +88,7 @@ def define_flags(define: flags.Flags) -> None:
 
 def main(values: Any) -> int | None:
     if values.list:
-        print(_list_of_styles())
+        show(_list_of_styles())
         return None
     if values.strength > 1:
         raise UserError(f"--strength={values.strength} must be between 0 and 1")
