@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,7 +111,7 @@ def source(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> P
       data: a folder, searched with its subfolders but not those whose name begins with a dot; a
         .txt file with a path on each line, relative to its own folder, where blank lines and lines
         that begin with # are skipped; a file of ArrayRecord shards, or their folder; a pattern
-        (`photos/*.jpg`); or a sequence of such.  Paths may begin with `gs://`.
+        (`photos/**/*.jpg`); or a sequence of such.  Paths may begin with `gs://`.
 
     Returns:
       The photos, sorted by path within a folder, else in the order given.
@@ -228,11 +229,10 @@ def _found(place: str) -> list["epath.Path"]:
         if path.is_dir():
             found = storage.pictures_in(path, suffixes=_SUFFIXES)
             _check_all_shards(found)
-        elif "*" in path.name or "?" in path.name:
-            paths = sorted(path.parent.glob(path.name))
-            found = [match for match in paths if _ends_in(_SUFFIXES, match)]
         elif not path.exists():
-            raise FileError(f"there is no {place}: check the path")
+            if not set(place) & {"*", "?"}:
+                raise FileError(f"there is no {place}: check the path")
+            found = _matching(path)
         elif _ends_in([LIST_SUFFIX], path):
             found = _listed(path)
         else:
@@ -243,6 +243,25 @@ def _found(place: str) -> list["epath.Path"]:
             f"or a {LIST_SUFFIX} file of their paths"
         )
     return found
+
+
+def _matching(pattern: "epath.Path") -> list["epath.Path"]:
+    """The photos of a pattern such as `photos/**/*.jpg`; hidden ones are passed over."""
+    first = next(i for i, part in enumerate(pattern.parts) if set(part) & {"*", "?"})
+    folder = type(pattern)(*pattern.parts[:first])
+    rest = "/".join([*pattern.parts[first:], *(["*"] if pattern.name == "**" else [])])
+    if storage.is_remote(pattern):
+        found = list(folder.glob(rest))
+    else:
+        # The library refuses `**` everywhere, since it asks a bucket thousands of times.
+        paths = Path(os.fspath(folder)).glob(rest)
+        found = [type(pattern)(path) for path in paths if path.is_file()]
+    return [
+        path
+        for path in sorted(found)
+        if _ends_in(_SUFFIXES, path)
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
 
 
 def _listed(file: "epath.Path") -> list["epath.Path"]:

@@ -211,8 +211,10 @@ _blend_with_photo = jax.jit(models.blend_with_photo, static_argnames=("keep_colo
 def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any]) -> int:
     """Photos in every style of the network: one in a block with captions, several in rows."""
     source, place = values.input, local_path(values.input)
-    is_folder, pipe = batch.is_folder(source), source == batch.PIPE
-    output = batch.output_of(source if pipe else str(place.resolve()), values.output, "sheet")
+    is_folder = batch.is_folder(source)
+    # A folder may be called `.`, and a pipe leads to nothing that has a name.
+    named = str(place.resolve()) if is_folder else source
+    output = batch.output_of(named, values.output, "sheet")
     paths = pictures_in(place, exclude=Path(output)) if is_folder else [source]
     one_hot = np.eye(len(trained.styles), dtype=np.float32)
     rows: list[list[np.ndarray]] = []

@@ -3,8 +3,10 @@
 Pictures are of a few dozen pixels, and most tests look at shallow layers, which compile fast.
 """
 
+import concurrent.futures
 import functools
 import json
+import os
 import re
 import signal
 import subprocess
@@ -132,6 +134,15 @@ class TestResult:
     def test_is_named_by_its_parts(self) -> None:
         assert run(*SMALL, "--style=red.png:2,blue.png") == 0
         assert size_of("photo-red-blue.png") == (48, 32)
+
+    def test_is_made_of_pipes(self) -> None:
+        """As `<(command)` gives them."""
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            for name, source in (("63", "photo.png"), ("62", "red.png")):
+                os.mkfifo(name)
+                pool.submit(Path(name).write_bytes, Path(source).read_bytes())
+            assert run(*SMALL, "--content=63", "--style=62") == 0
+        assert size_of("stdin-stdin.png") == (48, 32)
 
     def test_is_reproducible_from_its_seed(self) -> None:
         first, again, other = (made("--init=noise", f"--seed={seed}") for seed in (3, 3, 4))

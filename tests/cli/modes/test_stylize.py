@@ -3,7 +3,9 @@
 The network is a tiny one with random weights: what is looked at is what happens around it.
 """
 
+import concurrent.futures
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -297,6 +299,22 @@ class TestFolders:
         assert "4 of 5 pictures" in captured.out
         assert "bad.jpg" in captured.err
 
+    def test_hidden_files_are_passed_over_and_heic_is_named(
+        self, tmp_path: Path, capsys: Captured
+    ) -> None:
+        for name in ("a.jfif", "._a.png", ".hidden/b.png", "phone.heic"):
+            (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "in" / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+        Image.fromarray((PHOTO * 255).astype(np.uint8)).save(tmp_path / "in/a.jfif", "JPEG")
+        assert run("--input=in", "--output=out") == 1
+        out, err = capsys.readouterr()
+        assert out == "out: 1 of 2 pictures, 1 as .png, since their own formats cannot hold them\n"
+        left_out = [line for line in err.splitlines() if line.startswith("left out: ")]
+        assert len(left_out) == 1
+        assert str(Path("in/phone.heic")) in left_out[0]
+        assert run("--input=in", "--sheet", "--image_size=64") == 1
+        assert "phone.heic" in capsys.readouterr().err
+
     def test_batches_give_the_same_pictures(self, tmp_path: Path) -> None:
         (tmp_path / "in").mkdir()
         for index in range(3):
@@ -346,6 +364,24 @@ class TestOutput:
         with Image.open(io.BytesIO(finished.stdout)) as picture:
             found = np.asarray(picture, np.float32) / np.float32(255)
         assert_alike(found, expected(trained, 0, 1))
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders")
+    @pytest.mark.parametrize(
+        ("flags", "output"),
+        [
+            ([], "camera-day.png"),
+            (["--sheet", "--image_size=64"], "camera-sheet.png"),
+            (["--style=night", "--content_mask={}", "--input=photo.png"], "photo-night.png"),
+        ],
+    )
+    def test_a_pipe_in_a_folder_is_read(self, flags: list[str], output: str) -> None:
+        os.mkfifo("camera.jpg")
+        content = Path("photo.png").read_bytes()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            pool.submit(Path("camera.jpg").write_bytes, content)
+            arguments = [flag.format("camera.jpg") for flag in flags]
+            assert run("--input=camera.jpg", *arguments) == 0
+        assert Path(output).exists()
 
     def test_a_sheet_goes_through_pipes(self) -> None:
         finished = subprocess.run(
