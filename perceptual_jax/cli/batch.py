@@ -153,9 +153,10 @@ def _one(job: Job, source: str, output: str | None) -> int:
     began = time.monotonic()
     output = output_of(source, output, job.label)
     picture = job.prepare(read(source))
+    height, width = picture.rgb.shape[:2]
     if output != PIPE:
-        height, width = picture.rgb.shape[:2]
         images.check_size(output, (job.scale * height, job.scale * width))
+    say(f"compiling for {width}x{height}", aside=True)
     with interruptible() as interrupts:
         results = job.apply([picture], interrupts)
     if not results:

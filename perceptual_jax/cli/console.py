@@ -41,9 +41,12 @@ class ProgressBar(contextlib.ExitStack):
     Args:
       total_work: all of the work, in any unit.
       done: how much an earlier run has done.
+      description: what is done before the first update.
     """
 
-    def __init__(self, total_work: float, done: float = 0) -> None:
+    def __init__(
+        self, total_work: float, done: float = 0, *, description: str = "compiling"
+    ) -> None:
         super().__init__()
         package = __name__.partition(".")[0]
         logger = logging.getLogger(package)
@@ -52,7 +55,7 @@ class ProgressBar(contextlib.ExitStack):
             handler.setFormatter(messages.Formatter())
         self._first: tuple[float, float] | None = None
         bar: Any = tqdm.tqdm(
-            desc="starting",
+            desc=description,
             total=total_work,
             initial=done,
             bar_format=_BAR.format(remaining="?"),

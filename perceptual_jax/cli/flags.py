@@ -17,6 +17,7 @@ from absl import flags as absl_flags
 
 from perceptual_jax import __version__
 from perceptual_jax.cli.errors import UserError
+from perceptual_jax.cli.messages import say
 from perceptual_jax.io.storage import local_path
 
 if TYPE_CHECKING:
@@ -217,6 +218,14 @@ def run_folder(flags: Flags) -> None:
     flags.boolean("check_memory", True, "Refuse a size that will not fit into memory.")
 
 
+def say_examples(values: Any, *names: str) -> None:
+    """Says which examples are taken because these flags, for pictures, were not given."""
+    flags = [values[name] for name in names if values[name].using_default_value]
+    if flags:
+        examples = (f"{flag.default_as_str.strip(chr(39))} (--{flag.name})" for flag in flags)
+        say(f"taking from the examples: {', '.join(examples)}", aside=True)
+
+
 def input_and_output(flags: Flags, example: str, label: str) -> None:
     """The pictures to which a trained network is applied, and its results."""
     flags.group("Pictures")
@@ -233,7 +242,7 @@ def input_and_output(flags: Flags, example: str, label: str) -> None:
 
 def factor(flags: Flags) -> None:
     """By how much super-resolution enlarges."""
-    flags.integer("factor", 4, "By which each side becomes larger: 4 or 8.", least=4)
+    flags.integer("factor", 4, "By which each side becomes larger: 4 or 8.", least=1)
     absl_flags.register_validator(
         "factor", lambda factor: factor in (4, 8), "must be 4 or 8", flag_values=flags.values
     )

@@ -18,7 +18,7 @@ from absl import flags as absl_flags
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from perceptual_jax import __version__
-from perceptual_jax.cli import modes
+from perceptual_jax.cli import modes, spelling
 from perceptual_jax.cli.errors import UserError, message
 from perceptual_jax.cli.flags import Flags
 from perceptual_jax.cli.messages import Formatter, say, show, standard_output
@@ -119,15 +119,17 @@ def _main(argv: Sequence[str]) -> int:
             raise UserError(f"--mode is missing: one of {', '.join(_mode_names())}")
         show(_overview())
         return 0 if wants_help else 2
-    if name not in _mode_names():
-        raise UserError(f"there is no mode {name!r}: one of {', '.join(_mode_names())}")
+    name = spelling.mode(name, _mode_names())
     mode = importlib.import_module(f"{modes.__name__}.{name}")
     flags = Flags()
     mode.define_flags(flags)
     if wants_help:
         show(f"--mode={name}: {mode.__doc__}\n\n{flags.help()}")
         return 0
-    rest = flags.values([argv[0], *arguments])[1:]
+    try:
+        rest = flags.values([argv[0], *spelling.arguments(arguments, flags.values)])[1:]
+    except absl_flags.UnrecognizedFlagError as error:
+        raise spelling.unknown_flag(error, name, flags.values) from error
     if rest:
         raise UserError(f"what is {rest[0]!r}? Flags look like --name=value; see --help")
     _set_up_jax(getattr(flags.values, "dtype", None))
@@ -135,7 +137,10 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _split_mode(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The value of `--mode`, which says whose flags the others are, and the others."""
+    """The value of `--mode`, which says whose flags the others are, and the others.
+
+    The first argument may be that value alone, as in `perceptual-jax gatys`.
+    """
     mode, rest, remaining = None, [], iter(arguments)
     for argument in remaining:
         flag, equals, value = argument.partition("=")
@@ -143,6 +148,8 @@ def _split_mode(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
             mode = value if equals else next(remaining, "")
         else:
             rest.append(argument)
+    if mode is None and rest and not rest[0].startswith("-"):
+        mode = rest.pop(0)
     return mode, rest
 
 

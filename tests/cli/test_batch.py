@@ -164,7 +164,7 @@ def test_one_that_is_interrupted_without_a_result_writes_nothing(
         apply=lambda pictures, interrupts: signal.raise_signal(number), label="none", settings={}
     )
     assert batch.run(job, "in/0.png", None) == 128 + number
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err == "compiling for 4x3\ninterrupted\n"
     assert list(Path().glob("*.png")) == []
 
 

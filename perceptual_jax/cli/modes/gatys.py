@@ -100,6 +100,7 @@ def main(values: Any) -> int:
         alpha = None if photo.alpha is None else images.resize(photo.alpha, size)
         images.write(path, image, alpha=alpha, settings={**settings, "iterations": iterations})
 
+    flags.say_examples(values, "content", "style")
     return synthesis_run.run(
         reports,
         stages,

@@ -96,7 +96,7 @@ def _jpegs(
     # A few more than workers, so that none waits while another reads a large photo.
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=4 * workers)
     results = grain.MapDataset.range(len(source)).map(jpeg).to_iter_dataset(options)
-    with console.ProgressBar(len(source)) as bar:
+    with console.ProgressBar(len(source), description="reading") as bar:
         for number, result in enumerate(results, 1):
             if interrupts:
                 return

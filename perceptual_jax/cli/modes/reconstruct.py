@@ -127,6 +127,7 @@ def main(values: Any) -> int:
     def write(path: Path, best: np.ndarray, iterations: int) -> None:
         images.write(path, figure.drawn(best), settings={**settings, "iterations": iterations})
 
+    flags.say_examples(values, "content", "style")
     return synthesis_run.run(
         reports,
         [(size, values.steps)],

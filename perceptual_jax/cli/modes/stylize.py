@@ -7,6 +7,7 @@ shipped are shown by --list, and on your own photo by --sheet.
 import contextlib
 import dataclasses
 import functools
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,12 @@ from perceptual_jax.models import stylization
 from perceptual_jax.models.networks import StyleNetwork
 from perceptual_jax.pretrained.networks import TrainedNetwork, load_network, shipped
 
+_log = logging.getLogger(__name__)
+
 _SHEET_SIDE = 320
+
+# From this size on a stroke, of some tens of pixels, hardly shows in the whole picture.
+_FINE_PIXELS = 12_000_000
 
 # Rows of a result that are blended with the photo at once.
 _ROWS = 256
@@ -96,6 +102,7 @@ def main(values: Any) -> int | None:
     trained = _load_network(values, [name for name, _ in styles])
     style_weights = _style_weights(values, trained, styles or [(trained.styles[0], 1.0)])
     settings = {**flags.record("stylize", values), "styles_of_network": trained.styles}
+    flags.say_examples(values, "input")
     if values.sheet:
         return _write_sheet(values, trained, settings)
     whole = bool(values.content_mask) or values.keep_colors != "none"
@@ -106,7 +113,7 @@ def main(values: Any) -> int | None:
         settings=settings,
         batch_size=1 if whole else flags.batch_size_of(values),
         largest_side=values.tile_size,
-        prepare=functools.partial(_resize, values),
+        prepare=functools.partial(_resize, values, warned=set()),
     )
     return batch.run(job, values.input, values.output)
 
@@ -155,10 +162,19 @@ def _style_weights(
     return rows
 
 
-def _resize(values: Any, picture: Picture) -> Picture:
-    height, width = picture.rgb.shape[:2]
-    long_side = values.image_size or max(height, width)
-    memory.check_picture(images.size_for((height, width), long_side))
+def _resize(values: Any, picture: Picture, *, warned: set[str]) -> Picture:
+    """A picture at its size, checked; of the first that is very large it warns."""
+    long_side = values.image_size or max(picture.rgb.shape[:2])
+    height, width = images.size_for(picture.rgb.shape[:2], long_side)
+    memory.check_picture((height, width))
+    if height * width >= _FINE_PIXELS and not warned:
+        warned.add("strokes")
+        _log.warning(
+            "at %dx%d pixels strokes are a hair's breadth: --image_size=1500, say, makes them "
+            "larger",
+            width,
+            height,
+        )
     return picture.fit(long_side) if values.image_size else picture
 
 

@@ -53,6 +53,7 @@ def main(values: Any) -> int:
         prepare=functools.partial(_check_size, values.factor),
         scale=values.factor,
     )
+    flags.say_examples(values, "input")
     return batch.run(job, values.input, values.output)
 
 

@@ -98,12 +98,12 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 class TestWithoutFlags:
     """But for the size and the iterations, which are for patient people."""
 
-    @pytest.fixture(autouse=True)
-    def result(self, folder: Path, capsys: Captured) -> str:
+    def test_makes_a_picture_from_the_examples(self, capsys: Captured) -> None:
         assert run("--image_size=48", "--steps=3", "--workdir=run") == 0
-        return capsys.readouterr().out
-
-    def test_makes_a_picture_from_the_examples(self, result: str) -> None:
+        result, err = capsys.readouterr()
+        assert err.startswith(
+            "taking from the examples: rocket (--content), starry_night (--style)\n\rcompiling "
+        )
         path = Path("run", "rocket-starry_night.png")
         width, height = size_of(resources.picture("rocket", "content"))
         scale = 48 / max(width, height)

@@ -228,6 +228,20 @@ class TestBlending:
 
 
 class TestSizes:
+    def test_of_a_very_large_picture_the_first_is_warned_of(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(stylize, "_FINE_PIXELS", 37 * 53)
+        Path("in").mkdir()
+        for name in ("a.png", "b.png"):
+            shutil.copy("photo.png", f"in/{name}")
+        assert run("--input=in", "--output=out") == 0
+        (told,) = caplog.messages
+        assert told.startswith("at 53x37 pixels strokes are a hair's breadth: --image_size=")
+        caplog.clear()
+        made("--image_size=52")
+        assert not caplog.messages
+
     def test_an_odd_size_comes_back(self) -> None:
         assert made().shape == (37, 53, 3)
 
@@ -396,6 +410,15 @@ class TestOutput:
         with Image.open(io.BytesIO(finished.stdout)) as picture:
             assert picture.format == "PNG"
             assert picture.width > 2 * 64
+
+    def test_an_example_and_the_compiler_are_told_of(self, capsys: Captured) -> None:
+        assert run("--image_size=64", "--output=out.png") == 0
+        assert capsys.readouterr().err.splitlines() == [
+            "taking from the examples: rocket (--input)",
+            "compiling for 64x43",
+        ]
+        made()
+        assert "examples" not in capsys.readouterr().err
 
     def test_a_photo_that_cannot_be_read_writes_nothing(self, capsys: Captured) -> None:
         Path("bad.png").write_bytes(b"not a picture")
