@@ -98,12 +98,13 @@ def _platform_problem(error: BaseException) -> str:
         return ""
     import jax
 
+    platform = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}"
     try:
         jax.devices()
     except Exception:
         return (
-            f"JAX finds no device of the platform JAX_PLATFORMS={jax.config.jax_platforms}: unset "
-            "that, or install what the platform needs, by the extra [cuda] or [tpu]"
+            f"JAX finds no device of the platform {platform}: unset that, or install what the "
+            "platform needs, by the extra [cuda] or [tpu]"
         )
     return ""
 

@@ -309,7 +309,7 @@ class TestNames:
         name = os.fsdecode("über\u2013海".encode() + b"\xff.png")
         monkeypatch.setattr(gatys, "main", lambda values: messages.say(name))
         assert run("--mode=gatys") == 0
-        shown = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+        shown = stream.buffer.getvalue().decode(encoding)
         escaped = name.encode(encoding, "backslashreplace").decode(encoding)
         assert shown.strip() == escaped.strip()
 
