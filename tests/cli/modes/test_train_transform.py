@@ -23,9 +23,10 @@ from PIL import Image
 
 from perceptual_jax import training
 from perceptual_jax.cli import main
+from perceptual_jax.cli.modes import train_transform
 from perceptual_jax.io import images
 from perceptual_jax.models import networks
-from perceptual_jax.pretrained.networks import load_network
+from perceptual_jax.pretrained.networks import is_style_name, load_network
 from tests import reference
 from tests.cli.modes.runs import contents, digest, metrics
 from tests.signals import stop_after
@@ -457,3 +458,18 @@ class TestPrograms:
                 assert value == pytest.approx(mean, rel=1e-3), (name, line["step"])
             begin = line["step"]
         assert begin == LONGER
+
+
+@pytest.mark.parametrize(
+    ("painting", "name"),
+    [
+        ("a, b.png", "a, b"),
+        ("in/über – 海.jpg", "über – 海"),
+        (os.fsdecode(b"b\xff.png"), "b_"),
+        ("\x1b[2J.png", "_[2J"),
+        ("back\\slash.png", "back_slash"),
+    ],
+)
+def test_a_style_is_called_as_its_file_as_far_as_that_is_text(painting: str, name: str) -> None:
+    assert train_transform._name_of(painting) == name
+    assert is_style_name(name)
