@@ -1,6 +1,6 @@
 """The command line of perceptual_jax: `python run.py --mode=MODE [flags]`."""
 
-from perceptual_jax.cli.main import run
+from perceptual_jax.cli.start import run
 
 if __name__ == "__main__":
     run()

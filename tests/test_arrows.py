@@ -64,7 +64,7 @@ def test_every_file_belongs_to_a_room() -> None:
 
 def test_the_program_is_the_command_line() -> None:
     names = [name for _, name in imported_by(PACKAGE.parent / "run.py")]
-    assert names == ["perceptual_jax.cli.main.run"]
+    assert names == ["perceptual_jax.cli.start.run"]
 
 
 def test_no_circles_are_allowed() -> None:

@@ -3,6 +3,7 @@
 A picture of a folder that cannot be read or processed does not end the work on the others.
 """
 
+import collections
 import contextlib
 import dataclasses
 import shutil
@@ -19,9 +20,10 @@ import numpy as np
 from perceptual_jax.cli import console
 from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out, usage_errors
 from perceptual_jax.cli.interrupts import Interrupts, interruptible
+from perceptual_jax.cli.messages import say, standard_output
 from perceptual_jax.io import images, resources
 from perceptual_jax.io.images import Picture
-from perceptual_jax.io.storage import pictures_in
+from perceptual_jax.io.storage import FileError, local_path, pictures_in
 from perceptual_jax.models import tiling
 from perceptual_jax.pretrained.networks import TrainedNetwork
 
@@ -41,6 +43,7 @@ class Job:
       batch_size: pictures of equal size given to `apply` at once.
       largest_side: in pixels; larger pictures are processed alone.
       prepare: applied to each picture as soon as it is read.
+      scale: by which a result is larger than its prepared picture.
     """
 
     apply: Callable[[Sequence[Picture], Interrupts], list[Picture] | None]
@@ -49,21 +52,36 @@ class Job:
     batch_size: int = 1
     largest_side: int = 1024
     prepare: Callable[[Picture], Picture] = lambda picture: picture
+    scale: int = 1
 
 
 def is_folder(name: str) -> bool:
     """Whether `--input`, which may be `PIPE`, is a folder of pictures."""
-    return name != PIPE and Path(name).expanduser().is_dir()
+    return name != PIPE and local_path(name).is_dir()
 
 
 def read(name: str) -> Picture:
-    """The picture in a file, behind the name of an example, or on standard input."""
+    """The picture in a file, behind the name of an example, or on standard input.
+
+    Every photo that a mode works on is read here: it has colours where it is transparent, too,
+    which networks and filters mix with those of its visible parts.
+    """
     if name != PIPE:
-        return images.read_picture(resources.picture(name, "content"))
+        return images.read_picture(resources.picture(name, "content")).fill_transparent()
+    if sys.stdin is None:
+        raise UserError("standard input is closed: give a file in place of -")
     with tempfile.NamedTemporaryFile(prefix="stdin-") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.flush()
-        return images.read_picture(file.name)
+        return images.read_picture(file.name).fill_transparent()
+
+
+def stem_of(name: str) -> str:
+    """What the name of a result begins with: `photo` of `in/photo.jpg`, `stdin` of a pipe."""
+    path = Path(name)
+    # A shell calls `<(command)` `/dev/fd/63`.
+    is_nameless = name == PIPE or (path.is_fifo() and path.name.isdecimal())
+    return "stdin" if is_nameless else path.stem
 
 
 def with_progress(tiles: Iterable[_Tile], count: int, interrupts: Interrupts) -> Iterator[_Tile]:
@@ -131,9 +149,11 @@ def run(job: Job, source: str, output: str | None) -> int:
 
 def output_of(source: str, output: str | None, label: str) -> str:
     """`--output` if it can be written; by default `SOURCE-LABEL.png`, or `PIPE` after a pipe."""
-    output = output or (PIPE if source == PIPE else f"{Path(source).stem}-{label}.png")
+    output = output or (PIPE if source == PIPE else f"{stem_of(source)}-{label}.png")
     if output != PIPE:
         images.check_writable(output)
+    elif sys.stdout is None:
+        raise UserError("standard output is closed: give a file with --output")
     return output
 
 
@@ -141,15 +161,19 @@ def _one(job: Job, source: str, output: str | None) -> int:
     began = time.monotonic()
     output = output_of(source, output, job.label)
     picture = job.prepare(read(source))
+    height, width = picture.rgb.shape[:2]
+    if output != PIPE:
+        images.check_size(output, (job.scale * height, job.scale * width))
+    say(f"compiling for {width}x{height}", aside=True)
     with interruptible() as interrupts:
         results = job.apply([picture], interrupts)
     if not results:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", aside=True)
         return interrupts.exit_code
     write(output, results[0], job.settings)
     height, width = results[0].rgb.shape[:2]
-    line = f"{output}: {width}x{height}, {time.monotonic() - began:.1f} s"
-    print(line, file=sys.stderr if output == PIPE else sys.stdout)
+    seconds = time.monotonic() - began
+    say(f"{output}: {width}x{height}, {seconds:.1f} s", aside=output == PIPE)
     return 0
 
 
@@ -161,22 +185,24 @@ def write(output: str, picture: Picture, settings: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
         images.write(path, picture.rgb, alpha=picture.alpha, settings=settings)
-        sys.stdout.buffer.write(path.read_bytes())
-        sys.stdout.buffer.flush()
+        with standard_output():
+            sys.stdout.buffer.write(path.read_bytes())
+            sys.stdout.buffer.flush()
 
 
 def _folder(job: Job, source: str, output: str | None) -> int:
     """Processes every picture of a folder, and names those that were left out at the end."""
-    folder = Path(source).expanduser()
+    folder = local_path(source)
     if not output or output == PIPE:
         raise UserError(f"--input={source} is a folder: give a folder with --output")
-    target = Path(output).expanduser()
+    target = local_path(output)
     if target.resolve() == folder.resolve():
         raise UserError(f"--output={output} is --input: give another folder, nothing is replaced")
     files = pictures_in(folder, exclude=target)
     images.check_writable(target / "picture.png")
+    names = collections.Counter(path.with_suffix("") for path in files)
     failed: list[str] = []
-    done = 0
+    done = replaced = 0
     with console.ProgressBar(len(files)) as bar, interruptible() as interrupts:
         for group in _equal_sized(job, files, failed):
             results: list[Picture] = []
@@ -184,18 +210,30 @@ def _folder(job: Job, source: str, output: str | None) -> int:
                 results = job.apply([picture for _, picture in group], interrupts) or []
             for (path, _), result in zip(group, results, strict=False):
                 place = target / path.relative_to(folder)
-                if place.suffix.lower() not in images.WRITABLE_SUFFIXES:
-                    taken = path.with_suffix(".png") in files
+                held = is_held(place, result.rgb.shape[:2])
+                if not held:
+                    taken = names[path.with_suffix("")] > 1
                     place = place.with_suffix(f"{path.suffix}.png" if taken else ".png")
                 with leaving_out(failed, place):
                     write(str(place), result, job.settings)
                     done += 1
+                    replaced += not held
             bar.update(len(group), f"{done} done", {})
             if interrupts:
                 break
-    print(f"{target}: {done} of {len(files)} pictures")
+    in_png = f", {replaced} as .png, since their own formats cannot hold them" if replaced else ""
+    say(f"{target}: {done} of {len(files)} pictures{in_png}")
     code = report_left_out(failed, done)
     return interrupts.exit_code or code
+
+
+def is_held(path: Path, height_width: tuple[int, int]) -> bool:
+    """Whether the format of a path can be written, and hold pictures of this size."""
+    try:
+        images.check_size(path, height_width)
+    except FileError:
+        return False
+    return True
 
 
 def _equal_sized(
@@ -205,7 +243,7 @@ def _equal_sized(
     group: list[tuple[Path, Picture]] = []
     for path in files:
         with leaving_out(failed, path):
-            picture = job.prepare(images.read_picture(path))
+            picture = job.prepare(read(str(path)))
             shape = picture.rgb.shape
             if group and (
                 len(group) == job.batch_size

@@ -9,6 +9,8 @@ import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tqdm.utils import ObjectWrapper
 
+from perceptual_jax.cli import messages
+
 _BAR = "{{desc}} {{percentage:3.0f}}%|{{bar:20}}| {{elapsed}}<{remaining}{{postfix}}"
 
 
@@ -38,14 +40,17 @@ class ProgressBar(contextlib.ExitStack):
     Args:
       total_work: all of the work, in any unit.
       done: how much an earlier run has done.
+      description: what is done before the first update.
     """
 
-    def __init__(self, total_work: float, done: float = 0) -> None:
+    def __init__(
+        self, total_work: float, done: float = 0, *, description: str = "compiling"
+    ) -> None:
         super().__init__()
         self.enter_context(logging_redirect_tqdm())
         self._first: tuple[float, float] | None = None
         bar: Any = tqdm.tqdm(
-            desc="starting",
+            desc=description,
             total=total_work,
             initial=done,
             bar_format=_BAR.format(remaining="?"),
@@ -68,7 +73,7 @@ class ProgressBar(contextlib.ExitStack):
             pace = (now - self._first[0]) / (done - self._first[1])
             left = tqdm.tqdm.format_interval(pace * max(0.0, self._bar.total - done))
             self._bar.bar_format = _BAR.format(remaining=left)
-        self._bar.set_description_str(description, refresh=False)
+        self._bar.set_description_str(messages.printable(description), refresh=False)
         shown = "  ".join(f"{name} {value:.3g}" for name, value in terms.items())
         self._bar.set_postfix_str(shown, refresh=False)
         self._bar.update(work)

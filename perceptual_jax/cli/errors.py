@@ -2,9 +2,10 @@
 
 import contextlib
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from perceptual_jax.cli.messages import printable, say
 
 
 class UserError(Exception):
@@ -27,7 +28,7 @@ def usage_errors() -> Iterator[None]:
 
 def message(error: Exception) -> str:
     """What an error says, in one line: `No space left on device: 'x.png'` without its number."""
-    return re.sub(r"^\[\w+ -?\d+\] ", "", " ".join(str(error).split()))
+    return printable(re.sub(r"^\[\w+ -?\d+\] ", "", " ".join(str(error).split())))
 
 
 @contextlib.contextmanager
@@ -37,13 +38,14 @@ def leaving_out(failed: list[str], *paths: str | Path) -> Iterator[None]:
         yield
     except (UserError, OSError) as error:
         text = message(error)
-        failed += [text if str(path) in text else f"{path}: {text}" for path in paths]
+        names = [printable(str(path)) for path in paths]
+        failed += [text if name in text else f"{name}: {text}" for name in names]
 
 
 def report_left_out(failed: Sequence[str], done: object) -> int:
     """Names the pictures that were left out; the exit code is 2 where no other was `done`."""
     for line in failed:
-        print(f"left out: {line}", file=sys.stderr)
+        say(f"left out: {line}", aside=True)
     if not failed:
         return 0
     return 1 if done else 2

@@ -5,17 +5,20 @@ one name and one meaning everywhere.
 """
 
 import dataclasses
+import functools
 import math
+import os
 import textwrap
 import typing
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from absl import flags as absl_flags
 
 from perceptual_jax import __version__
 from perceptual_jax.cli.errors import UserError
+from perceptual_jax.cli.messages import say
+from perceptual_jax.io.storage import local_path
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -28,6 +31,38 @@ _Config = TypeVar("_Config", bound="DataclassInstance")
 KEEP_COLORS = ("none", "luminance", "histogram")
 
 _WIDTH = 90
+
+# In the name of one file.
+_MOST_COMMAS = 20
+
+
+class _ListParser(absl_flags.ListParser):
+    """Splits at commas, but not within the name of a file: a painting may be called `a, b.png`."""
+
+    def parse(self, argument: Any) -> list[str]:
+        if not isinstance(argument, str) or argument.lstrip().startswith('"'):
+            return list(super().parse(argument))
+        names, parts = [], argument.split(",") if argument else []
+        while parts:
+            for count in range(min(len(parts), _MOST_COMMAS + 1), 0, -1):
+                name = ",".join(parts[:count])
+                if not _is_file(name):
+                    name = name.strip()
+                if _is_file(name):
+                    break
+            names.append(name)
+            del parts[:count]
+        return names
+
+
+class _FloatParser(absl_flags.FloatParser):
+    """Without infinity and NaN, which no flag has a use for and no bound keeps out."""
+
+    def convert(self, argument: str | float) -> float:
+        value = float(super().convert(argument))
+        if not math.isfinite(value):
+            raise ValueError("it must be a finite number")
+        return value
 
 
 class Flags:
@@ -50,14 +85,22 @@ class Flags:
         self._define(absl_flags.DEFINE_string, name, default, text)
 
     def list(self, name: str, default: Sequence[str] | None, text: str) -> None:
-        """A comma-separated list."""
-        self._define(absl_flags.DEFINE_list, name, default and list(default), text)
+        """A comma-separated list, see `_ListParser`."""
+        define = functools.partial(
+            absl_flags.DEFINE, _ListParser(), serializer=absl_flags.CsvListSerializer(",")
+        )
+        self._define(define, name, default and list(default), text)
 
     def integer(self, name: str, default: int | None, text: str, *, least: int = 0) -> None:
         self._define(absl_flags.DEFINE_integer, name, default, text, lower_bound=least)
 
     def float(self, name: str, default: float | None, text: str, *, least: float = 0.0) -> None:
-        self._define(absl_flags.DEFINE_float, name, default, text, lower_bound=least)
+        define = functools.partial(
+            absl_flags.DEFINE,
+            _FloatParser(lower_bound=least),
+            serializer=absl_flags.ArgumentSerializer(),
+        )
+        self._define(define, name, default, text)
 
     def enum(self, name: str, default: str | None, choices: Sequence[str], text: str) -> None:
         self._define(absl_flags.DEFINE_enum, name, default, text, enum_values=list(choices))
@@ -175,6 +218,14 @@ def run_folder(flags: Flags) -> None:
     flags.boolean("check_memory", True, "Refuse a size that will not fit into memory.")
 
 
+def say_examples(values: Any, *names: str) -> None:
+    """Says which examples are taken because these flags, for pictures, were not given."""
+    flags = [values[name] for name in names if values[name].using_default_value]
+    if flags:
+        examples = (f"{flag.default_as_str.strip(chr(39))} (--{flag.name})" for flag in flags)
+        say(f"taking from the examples: {', '.join(examples)}", aside=True)
+
+
 def input_and_output(flags: Flags, example: str, label: str) -> None:
     """The pictures to which a trained network is applied, and its results."""
     flags.group("Pictures")
@@ -191,7 +242,7 @@ def input_and_output(flags: Flags, example: str, label: str) -> None:
 
 def factor(flags: Flags) -> None:
     """By how much super-resolution enlarges."""
-    flags.integer("factor", 4, "By which each side becomes larger: 4 or 8.", least=4)
+    flags.integer("factor", 4, "By which each side becomes larger: 4 or 8.", least=1)
     absl_flags.register_validator(
         "factor", lambda factor: factor in (4, 8), "must be 4 or 8", flag_values=flags.values
     )
@@ -235,10 +286,18 @@ def weighted_names(texts: Sequence[str]) -> list[tuple[str, float]]:
     return names
 
 
+def _is_file(text: str) -> bool:
+    """Whether it names a file, perhaps with a weight behind."""
+    name, _, weight = text.rpartition(":")
+    names = [text, name] if weight.replace(".", "").isdecimal() else [text]
+    # Not `Path.exists`, which raises for what is too long for a name, as a list can be.
+    return any(name and os.path.lexists(local_path(name)) for name in names)
+
+
 def _weighted_name(text: str) -> tuple[str, float]:
     """`wave:0.7` is the painting and its weight; a file may have a colon in its name."""
     name, colon, weight = text.rpartition(":")
-    if not colon or Path(text).exists():
+    if not colon or os.path.lexists(local_path(text)):
         return text, 1.0
     try:
         value = float(weight)

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import io
 import logging
 import os
 import pkgutil
@@ -17,9 +18,10 @@ from absl import flags as absl_flags
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from perceptual_jax import __version__
-from perceptual_jax.cli import modes
+from perceptual_jax.cli import modes, spelling
 from perceptual_jax.cli.errors import UserError, message
 from perceptual_jax.cli.flags import Flags
+from perceptual_jax.cli.messages import Formatter, say, show, standard_output
 
 _USAGE = """perceptual_jax {version}: neural style transfer and perceptual losses in JAX.
 
@@ -34,7 +36,16 @@ _BROKEN_PIPE = 141
 
 
 def run() -> None:
-    """Entry point of `run.py` and of the installed command."""
+    """Runs the command line of this process, and ends it."""
+    # Where a stream is closed, the next file that is opened, such as a picture, would get its place
+    # and whatever libraries print.
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8")  # noqa: SIM115
     code = main(sys.argv)
     try:
         print(end="", flush=True)
@@ -50,21 +61,54 @@ def main(argv: Sequence[str]) -> int:
     It is 0, 1 where some pictures of a folder were left out, 2 for a mistake in the flags or files,
     or 128 and the number of the signal that stopped it.
     """
+    # A name of bytes that are no UTF-8, and any name in a terminal that knows ASCII alone.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Else a library sets up its own, which repeats every warning with the name of its module.
-    logging.basicConfig(format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter())
+    logging.basicConfig(handlers=[handler])
     try:
         code = _main(argv)
-        print(end="", flush=True)  # So that a full disk or a closed pipe is an error of this run.
+        with standard_output():  # So that a full disk or a closed pipe is an error of this run.
+            print(end="", flush=True)
         return code
     except BrokenPipeError:
         # Whoever read the output, such as `head`, wants no more of it.
         return _BROKEN_PIPE
-    except (UserError, OSError, absl_flags.Error) as error:
-        print(f"error: {message(error).removeprefix('flag ')}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", aside=True)
         return 130
+    except Exception as error:
+        line = _platform_problem(error)
+        if not line and isinstance(error, (UserError, OSError, absl_flags.Error)):
+            line = message(error).removeprefix("flag ")
+        if not line:
+            raise
+        say(f"error: {line}", aside=True)
+        return 2
+
+
+def _platform_problem(error: BaseException) -> str:
+    """What to say if an error comes from JAX, which can use none of the platforms that it may."""
+    causes = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
+    # Of either kind, and when they are read, files of networks hide them behind their own.
+    if not any(isinstance(cause, (RuntimeError, AssertionError)) for cause in causes):
+        return ""
+    import jax
+
+    platform = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}"
+    try:
+        jax.devices()
+    except Exception:
+        return (
+            f"JAX finds no device of the platform {platform}: unset that, or install what the "
+            "platform needs, by the extra [cuda] or [tpu]"
+        )
+    return ""
 
 
 def _main(argv: Sequence[str]) -> int:
@@ -72,21 +116,23 @@ def _main(argv: Sequence[str]) -> int:
     wants_help = any(argument in ("--help", "-h", "-help", "--helpfull") for argument in arguments)
     if name is None:
         if arguments == ["--version"]:
-            print(f"perceptual_jax {__version__}")
+            show(f"perceptual_jax {__version__}")
             return 0
         if arguments and not wants_help:
             raise UserError(f"--mode is missing: one of {', '.join(_mode_names())}")
-        print(_overview())
+        show(_overview())
         return 0 if wants_help else 2
-    if name not in _mode_names():
-        raise UserError(f"there is no mode {name!r}: one of {', '.join(_mode_names())}")
+    name = spelling.mode(name, _mode_names())
     mode = importlib.import_module(f"{modes.__name__}.{name}")
     flags = Flags()
     mode.define_flags(flags)
     if wants_help:
-        print(f"--mode={name}: {mode.__doc__}\n\n{flags.help()}")
+        show(f"--mode={name}: {mode.__doc__}\n\n{flags.help()}")
         return 0
-    rest = flags.values([argv[0], *arguments])[1:]
+    try:
+        rest = flags.values([argv[0], *spelling.arguments(arguments, flags.values)])[1:]
+    except absl_flags.UnrecognizedFlagError as error:
+        raise spelling.unknown_flag(error, name, flags.values) from error
     if rest:
         raise UserError(f"what is {rest[0]!r}? Flags look like --name=value; see --help")
     _set_up_jax(getattr(flags.values, "dtype", None))
@@ -94,7 +140,10 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _split_mode(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The value of `--mode`, which says whose flags the others are, and the others."""
+    """The value of `--mode`, which says whose flags the others are, and the others.
+
+    The first argument may be that value alone, as in `perceptual-jax gatys`.
+    """
     mode, rest, remaining = None, [], iter(arguments)
     for argument in remaining:
         flag, equals, value = argument.partition("=")
@@ -102,6 +151,8 @@ def _split_mode(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
             mode = value if equals else next(remaining, "")
         else:
             rest.append(argument)
+    if mode is None and rest and not rest[0].startswith("-"):
+        mode = rest.pop(0)
     return mode, rest
 
 
@@ -123,6 +174,7 @@ def _set_up_jax(dtype: str | None) -> None:
     """Keeps compiled programs, but those for a CPU's matrix units, which cannot be written."""
     import jax
 
+    from perceptual_jax.io.storage import FileError, check_writable
     from perceptual_jax.ops import backend
     from perceptual_jax.pretrained import download
 
@@ -130,6 +182,10 @@ def _set_up_jax(dtype: str | None) -> None:
     if off or (dtype == "bfloat16" and backend.use_matrix_units()):
         return
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = download.cache_folder() / "compiled"
+        try:
+            folder = download.cache_folder() / "compiled"
+            check_writable(folder / "program")
+        except FileError:
+            return  # JAX would warn of every program that it cannot write.
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -3,8 +3,9 @@
 import contextlib
 import logging
 import math
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 
 from perceptual_jax import synthesis
 from perceptual_jax.cli import console
-from perceptual_jax.cli.errors import UserError
+from perceptual_jax.cli.errors import UserError, message
 from perceptual_jax.cli.interrupts import interruptible
+from perceptual_jax.cli.messages import say
 from perceptual_jax.training.recorder import RunFolder
 
 _log = logging.getLogger(__name__)
@@ -33,6 +35,9 @@ def run(
 ) -> int:
     """Optimises images until the end or a signal, writes the best ones, returns the exit code.
 
+    No failure of the run folder ends it: what is asked for is the picture.  Where that cannot be
+    written, it is kept in a folder for temporary files.
+
     Args:
       reports: of `synthesis.run` or `synthesis.transfer`, which compute as this iterates.
       stages: `((height, width), steps)` of every stage.
@@ -44,12 +49,14 @@ def run(
 
     Raises:
       UserError: the objective became infinite or NaN; the last good picture is written before.
+        Or the file could not be written.
     """
     began = time.monotonic()
     best, iterations, stopped, failure = None, 0, 0, None
     with contextlib.ExitStack() as stack:
         # Closed last: it draws a plot, and by then the picture is written.
-        record = stack.enter_context(RunFolder(workdir, settings, plot=plot)) if workdir else None
+        record = stack.enter_context(_run_folder(workdir, settings, plot)) if workdir else None
+        preview_every = 0 if workdir and not record else preview_every
         interrupts = stack.enter_context(interruptible())
         work = sum(math.prod(size) * (steps + 1) for size, steps in stages)
         try:
@@ -78,18 +85,18 @@ def run(
                         break
         except synthesis.NonFiniteError as error:
             failure = error
-        except Exception:
-            # For example, the memory of an accelerator is too small for the next stage.
+        except BaseException:
+            # The memory is too small for the next stage, say, or a second signal stops it.
             if best is not None:
-                write(output, best, iterations)
+                _write(write, output, best, iterations)
             raise
         if best is None:
             raise UserError("no picture was made")
-        write(output, best, iterations)
+        _write(write, output, best, iterations)
         seconds = time.monotonic() - began
-        print(f"{output}: {_size(best)}, {iterations} iterations, {seconds:.0f} s")
+        say(f"{output}: {_size(best)}, {iterations} iterations, {seconds:.0f} s")
         if 0 < stopped < len(best):
-            print(
+            say(
                 f"{stopped} of the {len(best)} pictures went no further, as their objective was "
                 "no longer finite: lower --learning_rate"
             )
@@ -98,8 +105,41 @@ def run(
     if interrupts and iterations < sum(steps for _, steps in stages):
         (height, width), _ = stages[-1]
         finest = best.shape[1:3] == (height, width)
-        print(f"Stopped early{'' if finest else f', before {width}x{height}'}. {advice}")
+        say(f"Stopped early{'' if finest else f', before {width}x{height}'}. {advice}")
     return interrupts.exit_code
+
+
+@contextlib.contextmanager
+def _run_folder(
+    workdir: str, settings: Mapping[str, Any], plot: bool
+) -> Iterator[RunFolder | None]:
+    """The run folder, or none if it cannot be made; whatever fails is told in a line."""
+    try:
+        folder = RunFolder(workdir, settings, plot=plot)
+    except OSError as error:
+        _log.warning("no run folder, the picture alone: %s", message(error))
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        try:
+            folder.close()
+        except Exception as error:
+            _log.warning("the run folder is not complete: %s", error)
+
+
+def _write(
+    write: Callable[[Path, np.ndarray, int], None], output: Path, best: np.ndarray, iterations: int
+) -> None:
+    """Writes the result, elsewhere if its own place was lost meanwhile: a disk can be full."""
+    try:
+        write(output, best, iterations)
+    except OSError as error:
+        # PNG holds what another format may not.
+        kept = Path(tempfile.mkdtemp(prefix="perceptual_jax-"), output.stem).with_suffix(".png")
+        write(kept, best, iterations)
+        raise UserError(f"{message(error)}; the picture is kept in {kept}") from error
 
 
 def _size(images: np.ndarray) -> str:

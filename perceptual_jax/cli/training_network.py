@@ -7,6 +7,7 @@ from typing import Any
 
 from perceptual_jax import __version__
 from perceptual_jax.cli.errors import UserError, usage_errors
+from perceptual_jax.cli.messages import say
 from perceptual_jax.cli.training_flags import RunOptions, TrainSettings
 from perceptual_jax.io import storage
 from perceptual_jax.models import networks
@@ -62,10 +63,10 @@ def write(trained: TrainedNetwork, options: RunOptions, *, step: int, steps: int
         if remote:
             storage.put(file, output)
     styles = f"{', '.join(trained.styles)}; " if trained.styles else ""
-    print(f"{output}: {styles}{step} of {steps} steps")
+    say(f"{output}: {styles}{step} of {steps} steps")
     if step < steps:
         folder = options.workdir
-        print(f"Stopped early. The same command with --workdir={folder} goes on from there.")
+        say(f"Stopped early. The same command with --workdir={folder} goes on from there.")
 
 
 def _without_folders(value: Any) -> Any:

@@ -19,6 +19,7 @@ from perceptual_jax import training
 from perceptual_jax.cli import console, memory, training_flags, training_network
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.interrupts import interruptible
+from perceptual_jax.cli.messages import say
 from perceptual_jax.cli.training_flags import RunOptions, TrainSettings
 from perceptual_jax.io import resources, storage
 from perceptual_jax.objective import JOHNSON
@@ -96,7 +97,7 @@ def main(
 
     code = run(task, config, iter(batches), settings, options, write)
     if source.skipped and jax.process_index() == 0:
-        print(f"{len(source.skipped)} of the {len(source)} photos could not be used", flush=True)
+        say(f"{len(source.skipped)} of the {len(source)} photos could not be used")
     return code
 
 
@@ -204,7 +205,7 @@ def find_photos(data: str | None) -> photos.Photos:
     if data:
         return photos.source(data)
     found = photos.source(resources.folder("examples") / "sample_photos")
-    print(
+    say(
         f"Training on the {len(found)} sample photos of examples/. With thousands (--data=FOLDER) "
         "a network treats photos of every kind well; Johnson et al. 2016 took 80,000."
     )

@@ -73,6 +73,10 @@ class Picture:
             return self
         return Picture(_filled(self.rgb, self.alpha), self.alpha)
 
+    def over_white(self) -> np.ndarray:
+        """The RGB composited over white, without linearising, as browsers do."""
+        return _over_white(self.rgb, self.alpha)
+
     def fit(self, long_side: int) -> "Picture":
         """`fit` of the filled RGB and of alpha."""
         alpha = None if self.alpha is None else fit(self.alpha, long_side)
@@ -81,7 +85,7 @@ class Picture:
 
 def read(path: str | Path) -> np.ndarray:
     """The RGB of a picture over white, (H, W, 3) float32 in [0, 1]; errors as in `read_picture`."""
-    return _over_white(*decoding.decode(path))
+    return read_picture(path).over_white()
 
 
 def read_picture(path: str | Path) -> Picture:
@@ -351,7 +355,7 @@ def _resampled(
 
 
 def _over_white(image: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
-    """Composites (H, W) or (H, W, 3) over white, without linearising, as browsers do."""
+    """Composites (H, W) or (H, W, 3)."""
     if alpha is None:
         return image
     if image.ndim == 3:

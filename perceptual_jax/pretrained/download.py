@@ -44,10 +44,20 @@ class DownloadError(FileError):
 
 
 def cache_folder() -> Path:
-    """`$PERCEPTUAL_JAX_CACHE`, or `perceptual_jax` in the user's cache folder."""
+    """`$PERCEPTUAL_JAX_CACHE`, or `perceptual_jax` in the user's cache folder.
+
+    Raises:
+      FileError: the user has no home.
+    """
     if chosen := os.environ.get("PERCEPTUAL_JAX_CACHE"):
         return local_path(chosen)
-    return local_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "perceptual_jax"
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError as error:
+        raise FileError(
+            "there is no home folder to keep files in: set PERCEPTUAL_JAX_CACHE to a folder"
+        ) from error
+    return caches / "perceptual_jax"
 
 
 def fetch_file(url: str, path: Path, *, size: int, sha256: str) -> None:

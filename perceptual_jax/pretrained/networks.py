@@ -18,7 +18,7 @@ import numpy as np
 from flax import traverse_util
 
 from perceptual_jax.io import resources
-from perceptual_jax.io.storage import FileError
+from perceptual_jax.io.storage import FileError, local_path
 from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork, describe
 from perceptual_jax.pretrained import tensorfile, torch_pickle, transformer_net
 
@@ -152,7 +152,7 @@ def load_superres(name_or_path: str, factor: int) -> TrainedNetwork:
       FileError: there is no such network, or it does something else.
     """
     name, names = f"superres-x{factor}-{name_or_path}", _shipped_files().keys()
-    if not {name, name_or_path} & names and not Path(name_or_path).expanduser().is_file():
+    if not {name, name_or_path} & names and not local_path(name_or_path).is_file():
         raise FileError(
             f"there is no network {name_or_path!r}: give feature, pixel, or the path of a file"
         )
@@ -180,7 +180,7 @@ def _shipped_files() -> dict[str, Path]:
 
 
 def _find(name_or_path: str | Path) -> Path:
-    path = Path(name_or_path).expanduser()
+    path = local_path(name_or_path)
     if path.is_file():
         return path
     shipped_files = _shipped_files()

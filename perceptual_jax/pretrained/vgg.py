@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from perceptual_jax.io import resources, storage
-from perceptual_jax.io.storage import FileError
+from perceptual_jax.io import resources
+from perceptual_jax.io.storage import FileError, local_path
 from perceptual_jax.pretrained import download, tensorfile, torch_pickle, torchvision
 from perceptual_jax.pretrained.torchvision import SOURCES, Params, from_torchvision
 
@@ -51,7 +51,7 @@ def load_vgg(name_or_path: str | Path = "vgg16") -> Params:
         return _read(resources.folder("weights") / "vgg16.safetensors")
     if name in SOURCES:
         return _fetched(name, download.cache_folder())
-    return _read(storage.local_path(name_or_path))
+    return _read(local_path(name_or_path))
 
 
 def _fetched(name: str, folder: Path) -> Params:

@@ -3,6 +3,7 @@
 What a person sees of it is in the tests of the modes that use it.
 """
 
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,16 +93,57 @@ def test_preparing_one_may_fail_too(capsys: Captured) -> None:
 
 def test_results_of_pictures_of_one_name_are_all_kept() -> None:
     """Of a format that is read only, beside a PNG."""
-    for name in ("0.gif", "other.gif"):
+    for name in ("0.gif", "other.gif", "twice.gif", "twice.webp"):
         Image.new("RGB", (5, 7), "white").save(f"in/{name}")
     assert run(lambda pictures, interrupts: list(pictures)) == 0
-    assert [name for name in written() if name.startswith(("0", "o"))] == [
+    assert [name for name in written() if name.startswith(("0", "o", "t"))] == [
         "0.gif.png",
         "0.png",
         "other.png",
+        "twice.gif.png",
+        "twice.webp",
     ]
     assert images.read("out/0.png").shape == (3, 4, 3)
     assert images.read("out/0.gif.png").shape == (7, 5, 3)
+
+
+def test_a_size_that_the_format_cannot_hold_is_told_before_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(images, "_LARGEST_SIDES", {"WEBP": 11})
+    worked = []
+
+    def apply(pictures: Sequence[Picture], interrupts: Any) -> list[Picture]:
+        worked.append(len(pictures))
+        return list(pictures)
+
+    for scale, output, code in ((2, "out.webp", 0), (3, "out.png", 0), (3, "out.webp", None)):
+        job = batch.Job(apply=apply, label="same", settings={}, scale=scale)
+        if code is None:
+            with pytest.raises(FileError, match=r"WEBP holds 11 .* has 12x9: choose .*\.png"):
+                batch.run(job, "in/0.png", output)
+        else:
+            assert batch.run(job, "in/0.png", output) == code
+    assert worked == [1, 1]
+
+
+def test_in_a_folder_what_its_format_cannot_hold_is_written_as_png(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(images, "_LARGEST_SIDES", {"JPEG": 4})
+    for name, width in (("wide.jpg", 5), ("wide.bmp", 5), ("strip.jpg", 6), ("small.jpg", 4)):
+        images.write(f"in/{name}.png", np.ones((3, width, 3), np.float32))
+        Path(f"in/{name}.png").rename(f"in/{name}")
+    assert run(lambda pictures, interrupts: list(pictures)) == 0
+    assert [name for name in written() if not name[0].isdigit()] == [
+        "small.jpg",
+        "strip.png",
+        "wide.bmp",
+        "wide.jpg.png",
+    ]
+    assert capsys.readouterr().out == (
+        "out: 10 of 10 pictures, 2 as .png, since their own formats cannot hold them\n"
+    )
 
 
 def test_a_signal_ends_it_after_the_group_at_work(capsys: Captured) -> None:
@@ -122,7 +164,7 @@ def test_one_that_is_interrupted_without_a_result_writes_nothing(
         apply=lambda pictures, interrupts: signal.raise_signal(number), label="none", settings={}
     )
     assert batch.run(job, "in/0.png", None) == 128 + number
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err == "compiling for 4x3\ninterrupted\n"
     assert list(Path().glob("*.png")) == []
 
 
@@ -155,6 +197,22 @@ def test_a_disk_that_is_full_is_told_for_each_result(capsys: Captured) -> None:
 
     assert run(apply) == 2
     assert f"left out: {Path('in/0.png')}: No space left on device\n" in capsys.readouterr().err
+
+
+def test_results_of_pipes_have_names_of_their_own(tmp_path: Path) -> None:
+    os.mkfifo("63")
+    os.mkfifo("camera.jpg")
+    names = [batch.stem_of(name) for name in ("-", "/dev/stdin", "63", "camera.jpg", "in/0.png")]
+    assert names == ["stdin", "stdin", "stdin", "camera", "0"]
+
+
+def test_standard_streams_that_are_closed_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(UserError, match="standard input is closed"):
+        batch.read("-")
+    with pytest.raises(UserError, match="standard output is closed"):
+        batch.output_of("in/0.png", "-", "same")
 
 
 class TestWithProgress:

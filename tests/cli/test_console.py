@@ -48,6 +48,15 @@ class TestProgressBar:
         ]
         assert logging.getLogger("perceptual_jax").handlers == []
 
+    def test_shows_no_command_to_the_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with console.ProgressBar(total_work=4.0) as bar:
+            logging.getLogger("perceptual_jax.io.photos").warning("skipped: \x1bc.jpg")
+            bar.update(4.0, "\x1b[2J.jpg", {})
+        shown = capsys.readouterr().err
+        assert r"skipped: \x1bc.jpg" in shown
+        assert r"\x1b[2J.jpg 100%" in shown
+        assert "\x1b[2J" not in shown
+
     def test_goes_on_where_work_was_left(self, capsys: pytest.CaptureFixture[str]) -> None:
         with console.ProgressBar(total_work=200.0, done=100.0) as bar:
             bar.update(50.0, "step 15", {"total": 1.0})

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,6 +93,8 @@ class TestParsing:
             ("--steps=0", "steps"),
             ("--style_weight=-1", "style_weight"),
             ("--learning_rate=0", "learning_rate"),
+            ("--learning_rate=inf", "--learning_rate=inf: it must be a finite number"),
+            ("--style_weight=nan", "--style_weight=nan: it must be a finite number"),
             ("--pooling=mean", "max, avg|max|avg"),
             ("--contents=a.jpg", "content"),
         ],
@@ -107,6 +110,49 @@ class TestParsing:
     def test_they_are_not_absls_global_ones(self) -> None:
         defined()
         assert "style_weight" not in absl_flags.FLAGS
+
+
+class TestLists:
+    @pytest.fixture(autouse=True)
+    def files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        for name in ("a, b.png", " lead.png", "c,d,e.png", "t:2.png", "b.png"):
+            Path(name).touch()
+
+    @pytest.mark.parametrize(
+        ("text", "names"),
+        [
+            ("", []),
+            ("wave", ["wave"]),
+            ("wave,the_kiss", ["wave", "the_kiss"]),
+            ("wave, the_kiss", ["wave", "the_kiss"]),
+            ("wave:0.7,the_kiss:0.3", ["wave:0.7", "the_kiss:0.3"]),
+            ('"x, y",wave', ["x, y", "wave"]),
+            # A file that exists wins.
+            ("a, b.png", ["a, b.png"]),
+            ("a, b.png,wave", ["a, b.png", "wave"]),
+            ("wave,a, b.png", ["wave", "a, b.png"]),
+            ("wave, a, b.png:0.5", ["wave", "a, b.png:0.5"]),
+            ("wave,a, b.png:0.5, b.png", ["wave", "a, b.png:0.5", "b.png"]),
+            ("c,d,e.png,a, b.png", ["c,d,e.png", "a, b.png"]),
+            ("c,d", ["c", "d"]),
+            (" lead.png", [" lead.png"]),
+            (" wave", ["wave"]),
+            ("t:2.png,wave", ["t:2.png", "wave"]),
+            (",".join(["wave"] * 2000), ["wave"] * 2000),
+        ],
+    )
+    def test_of_files(self, text: str, names: list[str]) -> None:
+        assert parsed(f"--style={text}").style == names
+
+    def test_of_paintings_with_weights(self) -> None:
+        names = ["a, b.png:0.5", "t:2.png", "t:2.png:3", "wave:2"]
+        assert flags.weighted_names(names) == [
+            ("a, b.png", 0.5),
+            ("t:2.png", 1.0),
+            ("t:2.png", 3.0),
+            ("wave", 2.0),
+        ]
 
 
 class TestMeaning:

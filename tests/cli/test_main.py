@@ -1,6 +1,8 @@
 """The command line around the modes: what is printed where, and with which exit code."""
 
 import importlib
+import io
+import logging
 import os
 import pkgutil
 import subprocess
@@ -12,12 +14,14 @@ import jax
 import pytest
 
 import perceptual_jax
-from perceptual_jax.cli import main, modes
+from perceptual_jax.cli import main, messages, modes
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.cli.modes import gatys
+from perceptual_jax.io import resources
 from perceptual_jax.io.storage import FileError
 
 Captured = pytest.CaptureFixture[str]
+PROGRAM = Path(__file__).parents[2] / "run.py"
 NAMES = [module.name for module in pkgutil.iter_modules(modes.__path__)]
 
 
@@ -90,6 +94,7 @@ class TestMode:
             ["--mode", "gatys", "--steps=3"],
             ["--steps=3", "--mode=gatys"],
             ["-mode=gatys", "--steps", "3"],
+            ["gatys", "--steps=3"],
         ],
     )
     def test_is_given_its_flags(
@@ -130,7 +135,14 @@ class TestMode:
     @pytest.mark.parametrize("name", ["gaty", "", "main", "../gatys", "--steps=3"])
     def test_unknown(self, name: str, capsys: Captured) -> None:
         assert run("--mode", name) == 2
-        assert complaint(capsys) == f"there is no mode {name!r}: one of {', '.join(NAMES)}"
+        told = complaint(capsys)
+        assert told.startswith(f"there is no mode {name!r}: ")
+        assert told.endswith(", ".join(NAMES))
+
+    def test_that_is_misspelt_names_the_right_one(self, capsys: Captured) -> None:
+        for arguments in (["--mode=gaty"], ["gaty", "--steps=3"]):
+            assert run(*arguments) == 2
+            assert "did you mean gatys?" in complaint(capsys)
 
 
 class TestMistakes:
@@ -190,6 +202,44 @@ class TestMistakes:
         with pytest.raises(type(error), match="ours"):
             run("--mode=gatys")
 
+    @pytest.mark.parametrize(
+        "error",
+        [AssertionError(), RuntimeError("Unable to initialize backend"), FileError("damaged")],
+    )
+    def test_of_the_platform_are_told_as_such(
+        self, error: Exception, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever hides it: the file of a network that is read, say."""
+
+        def devices() -> None:
+            raise AssertionError
+
+        def fail(values: Any) -> None:
+            try:
+                devices()
+            except AssertionError as cause:
+                raise error from cause
+
+        monkeypatch.setattr(gatys, "main", fail)
+        if not isinstance(error, FileError):  # With a device it is ours.
+            with pytest.raises(type(error)):
+                run("--mode=gatys")
+        monkeypatch.setattr(jax, "devices", devices)
+        assert run("--mode=gatys") == 2
+        assert complaint(capsys).startswith("JAX finds no device of the platform JAX_PLATFORMS=cpu")
+
+    def test_of_a_platform_that_is_not_there(self) -> None:
+        photo = resources.picture("chelsea", "content")
+        done = subprocess.run(
+            [sys.executable, PROGRAM, "--mode=superres", f"--input={photo}", "--output=-"],
+            env=os.environ | {"JAX_PLATFORMS": "cuda"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "error: JAX finds no device of the platform JAX_PLATFORMS=cuda" in done.stderr
+
     def test_ctrl_c_is_no_error(self, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
         def stop(values: Any) -> None:
             raise KeyboardInterrupt
@@ -223,24 +273,75 @@ class TestOutput:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is full")
     def test_to_a_full_disk_is_told_in_a_line(self) -> None:
         with Path("/dev/full").open("w") as full, start(full) as process:
-            assert process.communicate()[1] == "error: No space left on device\n"
+            told = "error: cannot write to standard output (No space left on device)\n"
+            assert process.communicate()[1] == told
         assert process.returncode == 2
 
     def test_may_be_closed(self) -> None:
-        command = '"$0" -c "from perceptual_jax.cli.main import run; run()" --help >&-'
-        done = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
+        for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+            command = f'"$0" -c "from perceptual_jax.cli.main import run; run()" --help {closed}'
+            arguments = ["sh", "-c", command, sys.executable]
+            done = subprocess.run(arguments, capture_output=True, text=True)
+            assert (done.returncode, done.stderr) == (0, "")
+
+    def test_that_is_closed_leaves_its_place_to_no_file(self, tmp_path: Path) -> None:
+        """Whatever a library prints would be written into it."""
+        program = (
+            "import os, sys; from perceptual_jax.cli import main\n"
+            "main.main = lambda argv: open(sys.argv[1], 'w').fileno()\n"
+            "main.run()"
+        )
+        command = '"$0" -c "$1" "$2" <&- >&-'
+        arguments = ["sh", "-c", command, sys.executable, program, str(tmp_path / "file")]
+        done = subprocess.run(arguments, capture_output=True, text=True)
+        assert done.returncode > 2
+
+
+class TestNames:
+    """Those that a terminal cannot show, or would take for commands."""
+
+    @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "cp1252"])
+    def test_turn_no_success_into_an_error(
+        self, encoding: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        name = os.fsdecode("über\u2013海".encode() + b"\xff.png")
+        monkeypatch.setattr(gatys, "main", lambda values: messages.say(name))
+        assert run("--mode=gatys") == 0
+        shown = stream.buffer.getvalue().decode(encoding)
+        escaped = name.encode(encoding, "backslashreplace").decode(encoding)
+        assert shown.strip() == escaped.strip()
+
+    def test_are_no_commands_to_a_terminal(
+        self, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(values: Any) -> None:
+            raise FileError("cannot read \x1b[2J\x9b.png")
+
+        monkeypatch.setattr(gatys, "main", fail)
+        assert run("--mode=gatys") == 2
+        assert complaint(capsys) == r"cannot read \x1b[2J\x9b.png"
+        assert run("--mode=gatys", "--\x1bc") == 2
+        assert r"\x1bc" in complaint(capsys)
+
+    def test_are_none_in_a_log_either(self) -> None:
+        assert logging.lastResort is not None
+        run("--version")
+        record = logging.makeLogRecord({"msg": "skipped: \x1bc"})
+        assert logging.lastResort.format(record) == r"skipped: \x1bc"
 
 
 class TestCompilationCache:
     @pytest.fixture
-    def settings(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    def settings(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
         """What the program sets in jax, with nothing set."""
         found: dict[str, Any] = {}
         monkeypatch.setattr(jax.config, "update", found.__setitem__)
         monkeypatch.setattr(gatys, "main", lambda values: 0)
         monkeypatch.delenv("PERCEPTUAL_JAX_COMPILATION_CACHE", raising=False)
         monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("PERCEPTUAL_JAX_CACHE", "somewhere")
         return found
 
@@ -248,6 +349,27 @@ class TestCompilationCache:
         run("--mode=gatys")
         assert settings["jax_compilation_cache_dir"].endswith("compiled")
         assert "somewhere" in settings["jax_compilation_cache_dir"]
+
+    @pytest.mark.parametrize("place", ["no home", "a file"])
+    def test_is_left_out_where_nothing_can_be_kept(
+        self,
+        place: str,
+        settings: dict[str, Any],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def no_home(path: Path) -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        if place == "no home":
+            monkeypatch.delenv("PERCEPTUAL_JAX_CACHE")
+            monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+            monkeypatch.setattr(Path, "expanduser", no_home)
+        else:
+            (tmp_path / "file").touch()
+            monkeypatch.setenv("PERCEPTUAL_JAX_CACHE", str(tmp_path / "file"))
+        assert run("--mode=gatys") == 0
+        assert settings == {}
 
     def test_can_be_put_elsewhere(
         self, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -3,8 +3,8 @@
 The reports are made up here: nothing is optimised.
 """
 
-import contextlib
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +74,7 @@ class TestResult:
     def test_is_the_last_best_image(self, capsys: Captured) -> None:
         assert run(whole()) == 0
         assert OUTPUT.read_text() == "(8, 12) 6 6"
-        assert capsys.readouterr().out.startswith("out.txt: 12x8, 6 iterations, 0 s")
+        assert re.fullmatch(r"out.txt: 12x8, 6 iterations, \d+ s\n", capsys.readouterr().out)
 
     def test_is_said_to_be_of_several_pictures(self, capsys: Captured) -> None:
         run(iter([report(0, 0, images=5)]))
@@ -116,17 +116,63 @@ class TestRunFolder:
 
 
 class TestSafety:
-    def test_the_result_is_written_before_the_plot(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("method", "told"),
+        [
+            ("_plot", "the terms cannot be drawn: no room"),
+            ("RunFolder.publish", "the run folder is not complete: no room"),
+        ],
+    )
+    def test_the_result_is_written_before_the_plot(
+        self,
+        method: str,
+        told: str,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
         written = []
 
         def fail(*arguments: Any) -> None:
             written.append(OUTPUT.read_text())
-            raise OSError("no plot")
+            raise OSError("no room")
 
-        monkeypatch.setattr(recorder, "_plot", fail)
-        with contextlib.suppress(OSError):
-            run(whole(), workdir="run")
+        monkeypatch.setattr(f"{recorder.__name__}.{method}", fail)
+        assert run(whole(), workdir="run") == 0
         assert written == ["(8, 12) 6 6"]
+        assert caplog.messages == [told]
+
+    def test_a_run_folder_that_cannot_be_made_ends_nothing(
+        self, caplog: pytest.LogCaptureFixture, folder: Path
+    ) -> None:
+        Path("run").write_text("a file, not a folder")
+        assert run(whole(), workdir="run", preview_every=1) == 0
+        assert OUTPUT.read_text() == "(8, 12) 6 6"
+        assert {path.name for path in folder.iterdir()} == {"out.txt", "run"}
+        assert caplog.messages == [
+            "no run folder, the picture alone: cannot write to run: File exists"
+        ]
+
+    def test_a_disk_that_is_full_in_the_run_folder_ends_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    ) -> None:
+        def fail(*arguments: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(recorder.RunFolder, "record", fail)
+        assert run(whole(), workdir="run", plot=False) == 0
+        assert OUTPUT.read_text() == "(8, 12) 6 6"
+        assert capsys.readouterr().err.count("No space left on device") == 1
+
+    def test_a_result_whose_place_is_lost_is_kept_elsewhere(
+        self, monkeypatch: pytest.MonkeyPatch, folder: Path
+    ) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(folder))
+        OUTPUT.mkdir()
+        with pytest.raises(UserError, match=r"Is a directory.*; the picture is kept in ") as raised:
+            run(whole())
+        kept = Path(str(raised.value).split(" kept in ")[1])
+        assert kept.name == "out.png"
+        assert kept.read_text() == "(8, 12) 6 6"
 
     @pytest.mark.parametrize("name", ["previews", "out-000003.txt"])
     def test_previews_that_cannot_be_written_end_nothing(
@@ -175,6 +221,18 @@ class TestSafety:
         assert run(reports()) == code
         assert OUTPUT.read_text() == "(4, 6) 1 1"
         assert "Stopped early, before 12x8. Give it back." in capsys.readouterr().out
+
+    def test_a_second_signal_stops_at_once_and_leaves_it_too(self) -> None:
+        """As while the next size is compiled."""
+
+        def reports() -> Iterator[Report]:
+            yield report(0, 1)
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+
+        with pytest.raises(KeyboardInterrupt):
+            run(reports())
+        assert OUTPUT.read_text() == "(4, 6) 1 1"
 
     def test_a_signal_at_the_finest_size(self, capsys: Captured) -> None:
         def reports() -> Iterator[Report]:

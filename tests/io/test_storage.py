@@ -225,3 +225,12 @@ def test_a_tilde_is_the_home_folder_unless_a_file_is_called_so(tmp_path, monkeyp
     (tmp_path / "~").mkdir()
     (tmp_path / "~" / "a.png").touch()
     assert storage.local_path("~/a.png") == Path("~/a.png")
+
+
+def test_a_path_is_on_a_disk_or_in_a_bucket(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~run").mkdir()
+    assert [str(storage.any_path(name)) for name in ("~run", "gs://bucket/~run")] == [
+        "~run",
+        "gs://bucket/~run",
+    ]

@@ -354,3 +354,14 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert download.cache_folder() == Path("/caches/perceptual_jax")
     monkeypatch.setenv("PERCEPTUAL_JAX_CACHE", "~/mine")
     assert download.cache_folder() == tmp_path / "mine"
+
+
+def test_cache_folder_of_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("PERCEPTUAL_JAX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    with pytest.raises(FileError, match=r"no home folder .* set PERCEPTUAL_JAX_CACHE"):
+        download.cache_folder()

@@ -127,6 +127,16 @@ class TestSource:
         (tmp_path / "list.txt").write_text("\n".join(lines))
         assert numbers(photos.source(str(tmp_path / "list.txt"))) == [2, 3, 0]
 
+    @pytest.mark.parametrize("pattern", ["**/*.png", "**", "d*/**/b.*", "?.png"])
+    def test_a_pattern_of_folders(self, pattern: str, tmp_path: Path) -> None:
+        names = ["a.png", "deep/b.png", "deep/er/b.png", ".cache/c.png", "deep/._b.png"]
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        found = photos.source(f"{tmp_path}/{pattern}")
+        wanted = {"d*/**/b.*": names[1:3], "?.png": names[:1]}.get(pattern, names[:3])
+        assert [found.name(i) for i in range(len(found))] == [str(tmp_path / x) for x in wanted]
+
     def test_a_pattern(self, tmp_path: Path) -> None:
         folder_of_scenes(tmp_path, 12)
         assert numbers(photos.source(tmp_path / "01?.p*")) == [10, 11]

@@ -13,8 +13,9 @@ import tqdm
 from perceptual_jax import vgg
 from perceptual_jax.cli import flags
 from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out
+from perceptual_jax.cli.messages import say
 from perceptual_jax.io import images
-from perceptual_jax.io.storage import pictures_in
+from perceptual_jax.io.storage import local_path, pictures_in
 from perceptual_jax.pretrained.vgg import load_vgg, save
 
 
@@ -39,14 +40,14 @@ def define_flags(define: flags.Flags) -> None:
 def main(values: Any) -> int:
     if not values.input or not values.output:
         raise UserError("--input and --output are needed: see --mode=convert_weights --help")
-    output = Path(values.output).expanduser()
+    output = local_path(values.output)
     if output.suffix != ".safetensors":
         raise UserError(f"--output={output} must end in .safetensors")
     params = load_vgg(values.input)
     source = f"converted from {Path(values.input).name}"
     failed: list[str] = []
     if values.normalize:
-        files = pictures_in(Path(values.normalize).expanduser())
+        files = pictures_in(local_path(values.normalize))
         photos = _photos(files, values.image_size, failed)
         params = vgg.normalize_filters(params, photos, pooling=values.pooling)
         source += f", normalised over {len(files) - len(failed)} photos"
@@ -60,7 +61,7 @@ def main(values: Any) -> int:
     )
     count = sum(np.size(array) for part in params.values() for array in part.values())
     layers = sum(name.startswith("conv") for name in params)
-    print(f"{output}: VGG-{layers + 3}, {count:,} parameters as {values.dtype}")
+    say(f"{output}: VGG-{layers + 3}, {count:,} parameters as {values.dtype}")
     return report_left_out(failed, done=True)
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from perceptual_jax import color, metrics, models
 from perceptual_jax.cli import console, flags
 from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out
+from perceptual_jax.cli.interrupts import interruptible
+from perceptual_jax.cli.messages import printable, say, show
 from perceptual_jax.io import image_grid, images, storage
 from perceptual_jax.models import networks
 from perceptual_jax.pretrained.networks import TrainedNetwork, load_superres
@@ -59,17 +61,18 @@ def define_flags(define: flags.Flags) -> None:
 def main(values: Any) -> int:
     if not values.data:
         raise UserError("--data is missing: give a folder of photos")
-    folder = Path(values.data).expanduser()
+    folder = storage.local_path(values.data)
     files = storage.pictures_in(folder)
     if not values.network:
         raise UserError("--network is empty: give feature, pixel or a file")
     labels = _short(values.network, taken="bicubic")
     trained = {label: load_superres(name, values.factor) for name, label in labels.items()}
-    titles = _short((str(path.relative_to(folder)) for path in files), taken="mean")
+    names = (printable(str(path.relative_to(folder))) for path in files)
+    titles = _short(names, taken="mean")
     rows: dict[str, Row] = {}
     crops: list[list[np.ndarray]] = []
     failed: list[str] = []
-    with console.ProgressBar(len(files)) as bar:
+    with console.ProgressBar(len(files)) as bar, interruptible() as interrupts:
         for path, title in zip(files, titles.values(), strict=True):
             with leaving_out(failed, path):
                 photo = _cropped(images.read(path), values.factor, path)
@@ -81,12 +84,16 @@ def main(values: Any) -> int:
                 }
                 crops.append([_middle(picture) for picture in (*results.values(), truth)])
             bar.update(1, path.stem, {})
+            if interrupts:
+                break
+    if interrupts:
+        say(f"interrupted: {len(rows)} of {len(files)} photos are measured", aside=True)
     if rows:
-        workdir = Path(values.workdir or f"runs/evaluate-x{values.factor}").expanduser()
+        workdir = storage.local_path(values.workdir or f"runs/evaluate-x{values.factor}")
         _write(
             workdir, {**rows, "mean": _mean(list(rows.values()))}, crops, values.flag_values_dict()
         )
-    return report_left_out(failed, done=rows)
+    return interrupts.exit_code or report_left_out(failed, done=rows)
 
 
 def _results(
@@ -159,4 +166,5 @@ def _write(
             file.write_text(text + "\n", encoding="utf-8")
     sheet = image_grid.draw(crops, row_labels=list(rows)[:-1], column_labels=[*labels, "photo"])
     images.write(folder / "crops.png", sheet, settings=settings)
-    print(f"{table}\n\n{folder}: table.md, results.json, crops.png")
+    show(f"{table}\n")
+    say(f"{folder}: table.md, results.json, crops.png")

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 
 from perceptual_jax import color, synthesis, vgg
-from perceptual_jax.cli import flags, memory, synthesis_run
+from perceptual_jax.cli import batch, flags, memory, synthesis_run
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.io import images, masks, resources
+from perceptual_jax.io.storage import local_path
 from perceptual_jax.objective import GATYS, Objective
 from perceptual_jax.pretrained.vgg import load_vgg
 
@@ -54,8 +55,9 @@ def main(values: Any) -> int:
         optimizer = flags.filled(synthesis.Optimizer(), values)
         images.check_writable(output)
         params = synthesis.freeze(load_vgg(values.vgg), objective)
-    photo = images.read_picture(resources.picture(values.content, "content"))
+    photo = batch.read(values.content)
     height_width = images.size_for(photo.rgb.shape[:2], values.image_size)
+    images.check_size(output, height_width)
     if values.check_memory:
         memory.check(objective, params, height_width, optimizer=optimizer)
     photo = photo.fit(values.image_size)
@@ -71,7 +73,7 @@ def main(values: Any) -> int:
     if values.init == "noise":
         init = synthesis.white_noise((*sizes[0], 3), values.seed)
     elif values.init != "content":
-        init = images.read(resources.picture(values.init, "content"))
+        init = batch.read(values.init).rgb
 
     settings = flags.record("gatys", values)
     stages = [(size, values.steps) for size in sizes]
@@ -98,6 +100,7 @@ def main(values: Any) -> int:
         alpha = None if photo.alpha is None else images.resize(photo.alpha, size)
         images.write(path, image, alpha=alpha, settings={**settings, "iterations": iterations})
 
+    flags.say_examples(values, "content", "style")
     return synthesis_run.run(
         reports,
         stages,
@@ -113,10 +116,10 @@ def main(values: Any) -> int:
 
 def _output_path(values: Any) -> Path:
     if values.output:
-        return Path(values.output).expanduser()
-    style = "-".join(Path(name.split(":")[0]).stem for name in values.style)
-    name = f"{Path(values.content).stem}-{style}.png"
-    return Path(values.workdir).expanduser() / name if values.workdir else Path(name)
+        return local_path(values.output)
+    paintings = (batch.stem_of(name) for name, _ in flags.weighted_names(values.style))
+    name = f"{batch.stem_of(values.content)}-{'-'.join(paintings)}.png"
+    return local_path(values.workdir) / name if values.workdir else Path(name)
 
 
 def _read_masks(

@@ -6,7 +6,6 @@ a run that is interrupted leaves none.
 
 import itertools
 import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 from perceptual_jax.cli import console, flags
 from perceptual_jax.cli.errors import UserError
 from perceptual_jax.cli.interrupts import Interrupts, interruptible
+from perceptual_jax.cli.messages import say
 from perceptual_jax.io import images, storage
 from perceptual_jax.io.storage import FileError
 from perceptual_jax.training import photos
@@ -60,15 +60,15 @@ def main(values: Any) -> int:
         jpegs = _jpegs(source, values, skipped, interrupts)
         shards = _write_shards(jpegs, Path(folder), values.photos_per_shard)
         if interrupts:
-            print(f"interrupted: {output} has no shards", file=sys.stderr)
+            say(f"interrupted: {output} has no shards", aside=True)
             return interrupts.exit_code
         if not shards:
             raise UserError(f"none of the {len(source)} photos can be used: {skipped[0]}")
         size = sum(shard.stat().st_size for shard in shards)
         _publish(shards, output)
     for error in skipped:
-        print(f"skipped: {error}", file=sys.stderr)
-    print(
+        say(f"skipped: {error}", aside=True)
+    say(
         f"{output}: photos {len(source) - len(skipped)}, skipped {len(skipped)}, "
         f"shards {len(shards)}, {size / 1e6:.1f} MB"
     )
@@ -93,7 +93,7 @@ def _jpegs(
     # A few more than workers, so that none waits while another reads a large photo.
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=4 * workers)
     results = grain.MapDataset.range(len(source)).map(jpeg).to_iter_dataset(options)
-    with console.ProgressBar(len(source)) as bar:
+    with console.ProgressBar(len(source), description="reading") as bar:
         for number, result in enumerate(results, 1):
             if interrupts:
                 return

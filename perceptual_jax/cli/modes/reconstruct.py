@@ -18,6 +18,7 @@ from perceptual_jax import objective, synthesis, vgg
 from perceptual_jax.cli import flags, memory, synthesis_run
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.io import image_grid, images, resources
+from perceptual_jax.io.storage import local_path
 from perceptual_jax.pretrained.vgg import load_vgg
 
 LAYERS = tuple(f"conv{block}_1" for block in range(1, 6))
@@ -54,6 +55,12 @@ class Figure:
     column_labels: list[str]
     term_weights: Sequence[Mapping[str, float]]
 
+    def drawn(self, cells: np.ndarray) -> np.ndarray:
+        """The picture of it, of cells (B, H, W, 3)."""
+        columns = len(self.column_labels)
+        rows = [list(cells[start : start + columns]) for start in range(0, len(cells), columns)]
+        return image_grid.draw(rows, row_labels=self.row_labels, column_labels=self.column_labels)
+
 
 def figure1(pooling: str) -> Figure:
     """Content from each layer in the first row, style from each growing set in the second."""
@@ -81,7 +88,7 @@ def main(values: Any) -> int:
         # The pixels themselves, as in the paper: where conv1_1 alone decides, nothing says where
         # light and dark should be, and large steps of large shapes leave a dark middle.
         optimizer = flags.filled(synthesis.Optimizer(low_frequency_gain=0.0), values)
-    output = Path(values.output or f"figure{values.figure}.png").expanduser()
+    output = local_path(values.output or f"figure{values.figure}.png")
     images.check_writable(output)
     photo = images.read(resources.picture(values.content, "content"))
     painting = images.read(resources.picture(values.style, "styles"))
@@ -96,6 +103,7 @@ def main(values: Any) -> int:
         raise UserError(f"the short side needs at least {needed} pixels: raise --image_size")
     if values.check_memory:
         memory.check(figure.objective, params, size, optimizer=optimizer, images=count)
+    images.check_size(output, figure.drawn(np.zeros((count, *size, 3), np.float32)).shape[:2])
     photo, painting = images.resize(photo, size), images.resize(painting, painting_size)
 
     # A cell has few of the terms, the others weigh 0. The weight of the range is the same in all.
@@ -117,13 +125,9 @@ def main(values: Any) -> int:
     settings = flags.record("reconstruct", values)
 
     def write(path: Path, best: np.ndarray, iterations: int) -> None:
-        columns = len(figure.column_labels)
-        rows = [list(best[start : start + columns]) for start in range(0, count, columns)]
-        picture = image_grid.draw(
-            rows, row_labels=figure.row_labels, column_labels=figure.column_labels
-        )
-        images.write(path, picture, settings={**settings, "iterations": iterations})
+        images.write(path, figure.drawn(best), settings={**settings, "iterations": iterations})
 
+    flags.say_examples(values, "content", "style")
     return synthesis_run.run(
         reports,
         [(size, values.steps)],

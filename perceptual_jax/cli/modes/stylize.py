@@ -7,8 +7,8 @@ shipped are shown by --list, and on your own photo by --sheet.
 import contextlib
 import dataclasses
 import functools
+import logging
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,21 @@ from perceptual_jax import models
 from perceptual_jax.cli import batch, console, flags, memory
 from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out
 from perceptual_jax.cli.interrupts import Interrupts, interruptible
+from perceptual_jax.cli.messages import say, show
 from perceptual_jax.io import image_grid, images, masks
 from perceptual_jax.io.images import Picture
-from perceptual_jax.io.storage import pictures_in
+from perceptual_jax.io.storage import local_path, pictures_in
 from perceptual_jax.models import stylization
 from perceptual_jax.models.networks import StyleNetwork
 from perceptual_jax.models.tiling import Frames
 from perceptual_jax.pretrained.networks import TrainedNetwork, load_network, shipped
 
+_log = logging.getLogger(__name__)
+
 _SHEET_SIDE = 320
+
+# From this size on a stroke, of some tens of pixels, hardly shows in the whole picture.
+_FINE_PIXELS = 12_000_000
 
 # Rows of a result that are blended with the photo at once.
 _ROWS = 256
@@ -95,7 +101,7 @@ def define_flags(define: flags.Flags) -> None:
 
 def main(values: Any) -> int | None:
     if values.list:
-        print(_list_of_styles())
+        show(_list_of_styles())
         return None
     for name in ("strength", "variation"):
         if (value := getattr(values, name)) > 1:
@@ -104,6 +110,7 @@ def main(values: Any) -> int | None:
     trained = _load_network(values, [name for name, _ in styles])
     style_weights = _style_weights(values, trained, styles or [(trained.styles[0], 1.0)])
     settings = {**flags.record("stylize", values), "styles_of_network": trained.styles}
+    flags.say_examples(values, "input")
     if values.sheet:
         return _write_sheet(values, trained, settings)
     frames = batch.frames_for(values.input, trained)
@@ -115,7 +122,7 @@ def main(values: Any) -> int | None:
         settings=settings,
         batch_size=1 if whole else flags.batch_size_of(values),
         largest_side=values.tile_size,
-        prepare=functools.partial(_resize, values),
+        prepare=functools.partial(_resize, values, warned=set()),
     )
     return batch.run(job, values.input, values.output)
 
@@ -164,10 +171,19 @@ def _style_weights(
     return rows
 
 
-def _resize(values: Any, picture: Picture) -> Picture:
-    height, width = picture.rgb.shape[:2]
-    long_side = values.image_size or max(height, width)
-    memory.check_picture(images.size_for((height, width), long_side))
+def _resize(values: Any, picture: Picture, *, warned: set[str]) -> Picture:
+    """A picture at its size, checked; of the first that is very large it warns."""
+    long_side = values.image_size or max(picture.rgb.shape[:2])
+    height, width = images.size_for(picture.rgb.shape[:2], long_side)
+    memory.check_picture((height, width))
+    if height * width >= _FINE_PIXELS and not warned:
+        warned.add("strokes")
+        _log.warning(
+            "at %dx%d pixels strokes are a hair's breadth: --image_size=1500, say, makes them "
+            "larger",
+            width,
+            height,
+        )
     return picture.fit(long_side) if values.image_size else picture
 
 
@@ -222,10 +238,12 @@ _blend_with_photo = jax.jit(models.blend_with_photo, static_argnames=("keep_colo
 
 def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any]) -> int:
     """Photos in every style of the network: one in a block with captions, several in rows."""
-    source, place = values.input, Path(values.input).expanduser()
+    source, place = values.input, local_path(values.input)
+    is_folder = batch.is_folder(source)
     frames = batch.frames_for(source, trained)
-    is_folder, pipe = batch.is_folder(source), source == batch.PIPE
-    output = batch.output_of(source if pipe else str(place.resolve()), values.output, "sheet")
+    # A folder may be called `.`, and a pipe leads to nothing that has a name.
+    named = str(place.resolve()) if is_folder else source
+    output = batch.output_of(named, values.output, "sheet")
     paths = pictures_in(place, exclude=Path(output)) if is_folder else [source]
     one_hot = np.eye(len(trained.styles), dtype=np.float32)
     rows: list[list[np.ndarray]] = []
@@ -234,18 +252,18 @@ def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any])
         for path in paths:
             with leaving_out(failed, path) if is_folder else contextlib.nullcontext():
                 picture = batch.read(str(path)).fit(values.image_size or _SHEET_SIDE)
-                row = [picture.rgb]
+                row = [picture.over_white()]
                 for weights, style in zip(one_hot[:, None], trained.styles, strict=True):
                     results = _apply(values, trained, frames, weights, [picture], interrupts)
                     if not results:
                         break
-                    row.append(results[0].rgb)
+                    row.append(results[0].over_white())
                     bar.update(1, style, {})
                 rows.append(row)
             if interrupts:
                 break
     if interrupts:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", aside=True)
         return interrupts.exit_code
     if rows:
         labels = ["photo", *trained.styles]
@@ -254,9 +272,11 @@ def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any])
             sheet = image_grid.draw(rows, column_labels=columns)
         else:
             sheet = _block(rows[0], labels)
+        # How large it is depends on every photo.
+        if output != batch.PIPE and not batch.is_held(Path(output), sheet.shape[:2]):
+            output += ".png"
         batch.write(output, Picture(sheet, None), settings)
-        stream = sys.stderr if output == batch.PIPE else sys.stdout
-        print(f"{output}: {len(trained.styles)} styles", file=stream)
+        say(f"{output}: {len(trained.styles)} styles", aside=output == batch.PIPE)
     return report_left_out(failed, done=rows)
 
 

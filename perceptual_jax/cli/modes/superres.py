@@ -52,7 +52,9 @@ def main(values: Any) -> int:
         batch_size=flags.batch_size_of(values),
         largest_side=values.tile_size,
         prepare=functools.partial(_check_size, values.factor),
+        scale=values.factor,
     )
+    flags.say_examples(values, "input")
     return batch.run(job, values.input, values.output)
 
 

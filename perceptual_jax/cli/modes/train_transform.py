@@ -85,6 +85,7 @@ def _begin(values: Any, config: TrainSettings) -> training_run.Task:
                 f"{least}: raise --style_size"
             )
     trained = _network(values, config, paintings)
+    flags.say_examples(values, "style")
     return training_run.Task(
         network=trained,
         loss=train_losses.style_loss(

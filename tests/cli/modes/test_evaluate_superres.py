@@ -1,6 +1,7 @@
 """`--mode=evaluate_superres`: a folder of photos in, a table and pictures out."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from perceptual_jax import color, metrics
-from perceptual_jax.cli import main
+from perceptual_jax.cli import console, main
 from perceptual_jax.io import images
 from perceptual_jax.models import networks, super_resolution
 from perceptual_jax.pretrained import networks as pretrained_networks
@@ -261,3 +262,20 @@ class TestMistakes:
         assert len(left_out) == 2
         assert "bad.png" in left_out[0]
         assert "small.png is too small" in left_out[1]
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_signal_leaves_what_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    update = console.ProgressBar.update
+
+    def interrupt(bar: Any, work: float, description: str, terms: Any) -> None:
+        update(bar, work, description, terms)
+        signal.raise_signal(signal.SIGHUP)
+
+    monkeypatch.setattr(console.ProgressBar, "update", interrupt)
+    assert run("--data=photos", "--network=zero.safetensors", "--workdir=stopped") == 129
+    found = json.loads(Path("stopped/results.json").read_text(encoding="utf-8"))["results"]
+    assert list(found) == ["one", "mean"]
+    assert "interrupted: 1 of 2 photos are measured" in capsys.readouterr().err

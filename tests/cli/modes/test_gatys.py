@@ -3,8 +3,10 @@
 Pictures are of a few dozen pixels, and most tests look at shallow layers, which compile fast.
 """
 
+import concurrent.futures
 import functools
 import json
+import os
 import re
 import signal
 import subprocess
@@ -96,12 +98,12 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 class TestWithoutFlags:
     """But for the size and the iterations, which are for patient people."""
 
-    @pytest.fixture(autouse=True)
-    def result(self, folder: Path, capsys: Captured) -> str:
+    def test_makes_a_picture_from_the_examples(self, capsys: Captured) -> None:
         assert run("--image_size=48", "--steps=3", "--workdir=run") == 0
-        return capsys.readouterr().out
-
-    def test_makes_a_picture_from_the_examples(self, result: str) -> None:
+        result, err = capsys.readouterr()
+        assert err.startswith(
+            "taking from the examples: rocket (--content), starry_night (--style)\n\rcompiling "
+        )
         path = Path("run", "rocket-starry_night.png")
         width, height = size_of(resources.picture("rocket", "content"))
         scale = 48 / max(width, height)
@@ -133,6 +135,15 @@ class TestResult:
         assert run(*SMALL, "--style=red.png:2,blue.png") == 0
         assert size_of("photo-red-blue.png") == (48, 32)
 
+    def test_is_made_of_pipes(self) -> None:
+        """As `<(command)` gives them."""
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            for name, source in (("63", "photo.png"), ("62", "red.png")):
+                os.mkfifo(name)
+                pool.submit(Path(name).write_bytes, Path(source).read_bytes())
+            assert run(*SMALL, "--content=63", "--style=62") == 0
+        assert size_of("stdin-stdin.png") == (48, 32)
+
     def test_is_reproducible_from_its_seed(self) -> None:
         first, again, other = (made("--init=noise", f"--seed={seed}") for seed in (3, 3, 4))
         np.testing.assert_array_equal(first, again)
@@ -152,6 +163,17 @@ class TestResult:
         assert found.rgb.shape == (31, 45, 3)
         assert found.alpha is not None
         np.testing.assert_allclose(found.alpha, alpha, atol=0.01)
+
+    def test_what_is_transparent_does_not_bleed_in(self) -> None:
+        alpha = PICTURES["left.png"]
+        found = []
+        for name, hidden in (("black", 0.0), ("white", 1.0)):
+            photo = np.where(alpha[..., None] > 0, PHOTO, np.float32(hidden))
+            images.write(f"{name}-hidden.png", photo, alpha=alpha)
+            names = (f"--content={name}-hidden.png", f"--init={name}-hidden.png")
+            made(*names, "--image_size=56", "--num_scales=1")
+            found.append(images.read_picture("out.png").rgb)
+        np.testing.assert_array_equal(found[0], found[1])
 
     @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
     def test_is_of_the_format_of_its_suffix(self, suffix: str) -> None:
@@ -313,10 +335,10 @@ class TestMistakes:
             (["--output=result.gif"], "cannot tell from the suffix of 'result.gif'"),
             (["--output=photo.png/out.png"], "cannot write photo.png/out.png"),
             (["--output=."], "give the path of a file"),
-            (["--workdir=photo.png"], "photo.png: File exists"),
+            (["--workdir=photo.png", "--output="], "cannot write photo.png/photo-red.png"),
             (["--vgg=nothing"], "there are no weights 'nothing'"),
-            (["--tv_weight=nan"], "tv_weight must be a finite number"),
-            (["--learning_rate=inf"], "learning_rate must be positive"),
+            (["--tv_weight=nan"], "--tv_weight=nan: it must be a finite number"),
+            (["--style_scale=inf"], "--style_scale=inf: it must be a finite number"),
             (["--line_search", "--learning_rate=1"], "leave learning_rate out, got 1.0"),
             (["--line_search", "--optimizer=adam"], "line_search is for lbfgs"),
         ],
@@ -349,6 +371,15 @@ class TestMistakes:
         monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
         assert run(*SMALL, OUT) == 2
         made("--nocheck_memory")
+
+    def test_a_size_that_the_format_cannot_hold(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    ) -> None:
+        monkeypatch.setattr(images, "_LARGEST_SIDES", {"WEBP": 47})
+        before = contents(folder)
+        assert run(*SMALL, "--output=out.webp") == 2
+        assert "WEBP holds 47 pixels a side" in capsys.readouterr().err
+        assert contents(folder) == before
 
     def test_an_objective_that_breaks(self, capsys: Captured) -> None:
         """The last good picture, here the photo itself, is written all the same."""

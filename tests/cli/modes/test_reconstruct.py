@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from perceptual_jax import synthesis
 from perceptual_jax.cli import main
 from perceptual_jax.cli.modes import reconstruct
 from perceptual_jax.io import images
@@ -81,3 +82,14 @@ def test_refuses_cells_too_small_for_the_network(
     assert main.main(arguments) == 2
     assert "--image_size" in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_refuses_a_grid_that_the_format_cannot_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five cells in a row, before any is optimised."""
+    monkeypatch.setattr(images, "_LARGEST_SIDES", {"WEBP": 5 * 32})
+    monkeypatch.setattr(synthesis, "run", lambda *arguments, **options: pytest.fail("it ran"))
+    arguments = ["run.py", "--mode=reconstruct", "--image_size=32"]
+    assert main.main([*arguments, f"--output={tmp_path / 'figure.webp'}"]) == 2
+    assert "WEBP holds 160 pixels a side" in capsys.readouterr().err

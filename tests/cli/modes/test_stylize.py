@@ -3,7 +3,9 @@
 The network is a tiny one with random weights: what is looked at is what happens around it.
 """
 
+import concurrent.futures
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -167,6 +169,14 @@ class TestStyles:
         assert 3 * 64 < width < 4 * 64  # The photo and two styles.
         assert 3 * 40 < height < 4 * 48
 
+    def test_sheet_that_its_format_cannot_hold_is_a_png(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    ) -> None:
+        monkeypatch.setattr(images, "_LARGEST_SIDES", {"WEBP": 128})
+        assert run("--input=photo.png", "--sheet", "--image_size=64", "--output=out.webp") == 0
+        assert images.read("out.webp.png").shape[1] > 128
+        assert capsys.readouterr().out == "out.webp.png: 2 styles\n"
+
     def test_sheet_leaves_out_what_cannot_be_read(self, capsys: Captured) -> None:
         Path("photos").mkdir()
         for name in ("a.png", "c.png"):
@@ -230,6 +240,20 @@ class TestBlending:
 
 
 class TestSizes:
+    def test_of_a_very_large_picture_the_first_is_warned_of(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(stylize, "_FINE_PIXELS", 37 * 53)
+        Path("in").mkdir()
+        for name in ("a.png", "b.png"):
+            shutil.copy("photo.png", f"in/{name}")
+        assert run("--input=in", "--output=out") == 0
+        (told,) = caplog.messages
+        assert told.startswith("at 53x37 pixels strokes are a hair's breadth: --image_size=")
+        caplog.clear()
+        made("--image_size=52")
+        assert not caplog.messages
+
     def test_an_odd_size_comes_back(self) -> None:
         assert made().shape == (37, 53, 3)
 
@@ -256,6 +280,35 @@ class TestSizes:
         assert alpha is not None
         np.testing.assert_allclose(alpha, MASK, atol=1e-6)
 
+    def test_colours_stay_what_they_are_under_it(self) -> None:
+        red = (200, 10, 30, 128)
+        Image.new("RGBA", (40, 24), red).save("red.png")
+        assert run("--input=red.png", "--output=out.png", "--strength=0") == 0
+        with Image.open("out.png") as found:
+            assert found.mode == "RGBA"
+            assert found.getcolors() == [(40 * 24, red)]
+
+    @pytest.mark.parametrize("flags", [[], ["--image_size=106"], ["--keep_colors=luminance"]])
+    def test_what_is_transparent_does_not_bleed_in(self, flags: list[str]) -> None:
+        Path("in").mkdir()
+        for name, hidden in (("black", 0.0), ("white", 1.0)):
+            photo = np.where(MASK[..., None] > 0, PHOTO, np.float32(hidden))
+            images.write(f"in/{name}.png", photo, alpha=MASK)
+        assert run("--input=in", "--output=out", *flags) == 0
+        assert run("--input=in/black.png", "--output=black.png", *flags) == 0
+        black, white, alone = (
+            images.read_picture(path).rgb
+            for path in ("out/black.png", "out/white.png", "black.png")
+        )
+        np.testing.assert_array_equal(black, white)
+        np.testing.assert_array_equal(black, alone)
+
+    def test_a_sheet_shows_it_over_white(self) -> None:
+        images.write("cut.png", PHOTO, alpha=0 * MASK)
+        assert run("--input=cut.png", "--sheet", "--image_size=64") == 0
+        # But for the captions it is blank.
+        assert images.read("cut-sheet.png").mean() > 0.95
+
 
 class TestFolders:
     def test_all_pictures_keep_their_places(self, tmp_path: Path, capsys: Captured) -> None:
@@ -271,6 +324,22 @@ class TestFolders:
         captured = capsys.readouterr()
         assert "4 of 5 pictures" in captured.out
         assert "bad.jpg" in captured.err
+
+    def test_hidden_files_are_passed_over_and_heic_is_named(
+        self, tmp_path: Path, capsys: Captured
+    ) -> None:
+        for name in ("a.jfif", "._a.png", ".hidden/b.png", "phone.heic"):
+            (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "in" / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+        Image.fromarray((PHOTO * 255).astype(np.uint8)).save(tmp_path / "in/a.jfif", "JPEG")
+        assert run("--input=in", "--output=out") == 1
+        out, err = capsys.readouterr()
+        assert out == "out: 1 of 2 pictures, 1 as .png, since their own formats cannot hold them\n"
+        left_out = [line for line in err.splitlines() if line.startswith("left out: ")]
+        assert len(left_out) == 1
+        assert str(Path("in/phone.heic")) in left_out[0]
+        assert run("--input=in", "--sheet", "--image_size=64") == 1
+        assert "phone.heic" in capsys.readouterr().err
 
     def test_batches_give_the_same_pictures(self, tmp_path: Path) -> None:
         (tmp_path / "in").mkdir()
@@ -322,6 +391,24 @@ class TestOutput:
             found = np.asarray(picture, np.float32) / np.float32(255)
         assert_alike(found, expected(trained, 0, 1))
 
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders")
+    @pytest.mark.parametrize(
+        ("flags", "output"),
+        [
+            ([], "camera-day.png"),
+            (["--sheet", "--image_size=64"], "camera-sheet.png"),
+            (["--style=night", "--content_mask={}", "--input=photo.png"], "photo-night.png"),
+        ],
+    )
+    def test_a_pipe_in_a_folder_is_read(self, flags: list[str], output: str) -> None:
+        os.mkfifo("camera.jpg")
+        content = Path("photo.png").read_bytes()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            pool.submit(Path("camera.jpg").write_bytes, content)
+            arguments = [flag.format("camera.jpg") for flag in flags]
+            assert run("--input=camera.jpg", *arguments) == 0
+        assert Path(output).exists()
+
     def test_a_sheet_goes_through_pipes(self) -> None:
         finished = subprocess.run(
             [
@@ -335,6 +422,15 @@ class TestOutput:
         with Image.open(io.BytesIO(finished.stdout)) as picture:
             assert picture.format == "PNG"
             assert picture.width > 2 * 64
+
+    def test_an_example_and_the_compiler_are_told_of(self, capsys: Captured) -> None:
+        assert run("--image_size=64", "--output=out.png") == 0
+        assert capsys.readouterr().err.splitlines() == [
+            "taking from the examples: rocket (--input)",
+            "compiling for 64x43",
+        ]
+        made()
+        assert "examples" not in capsys.readouterr().err
 
     def test_a_photo_that_cannot_be_read_writes_nothing(self, capsys: Captured) -> None:
         Path("bad.png").write_bytes(b"not a picture")

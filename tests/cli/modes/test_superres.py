@@ -5,6 +5,7 @@ The network is a tiny one with random weights: what is looked at is what happens
 
 import dataclasses
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,24 @@ class TestResult:
         assert (alpha[:, : 4 * 9] < 0.1).all()
         assert (alpha[:, 4 * 11 :] > 0.9).all()
 
+    def test_colours_stay_what_they_are_under_alpha(self) -> None:
+        pretrained_networks.save("zero.safetensors", enlargers.zero_enlarger())
+        red = (200, 10, 30, 128)
+        Image.new("RGBA", (8, 6), red).save("red.png")
+        assert run("--input=red.png", "--network=zero.safetensors", "--output=out.png") == 0
+        with Image.open("out.png") as found:
+            assert found.getcolors() == [(32 * 24, red)]
+
+    def test_what_is_transparent_does_not_bleed_in(self) -> None:
+        alpha = np.broadcast_to(np.arange(23) < 10, (17, 23)).astype(np.float32)
+        found = []
+        for hidden in (0.0, 1.0):
+            photo = np.where(alpha[..., None] > 0, PHOTO, np.float32(hidden))
+            images.write("cut.png", photo, alpha=alpha)
+            assert run("--input=cut.png", "--output=out.png") == 0
+            found.append(images.read_picture("out.png").rgb)
+        np.testing.assert_array_equal(found[0], found[1])
+
     def test_of_a_grey_picture_is_grey(self) -> None:
         """The mean of what the network makes of it, which has colours."""
         images.write("grey.png", PHOTO[..., 0])
@@ -149,7 +168,9 @@ class TestResult:
             assert picture.format == "PNG"
             found = np.asarray(picture, np.float32) / np.float32(255)
         assert_alike(found, expected())
-        assert finished.stderr.startswith(b"-: 92x68, ")
+        first, last = finished.stderr.splitlines()
+        assert first == b"compiling for 23x17"
+        assert last.startswith(b"-: 92x68, ")
 
 
 class TestFolders:
@@ -206,7 +227,7 @@ class TestMistakes:
         ("arguments", "message"),
         [
             (["--factor=5"], "--factor=5: must be 4 or 8"),
-            (["--factor=3"], "factor"),
+            (["--factor=3"], "--factor=3: must be 4 or 8"),
             (["--factor=8"], "x4.safetensors enlarges by 4, not by 8"),
             (["--network=style.safetensors"], "is not a network for super-resolution"),
             (["--network=nowhere"], "there is no network 'nowhere'"),
@@ -245,8 +266,8 @@ class TestMistakes:
         assert run("--input=photo.png", *arguments) == 2
         out, err = capsys.readouterr()
         assert out == ""
-        # A bar that began ends in a line of its own.
-        (error,) = [line for line in err.splitlines() if line and "%|" not in line]
+        # What had begun has lines of its own.
+        (error,) = [line for line in err.splitlines() if not re.match("compiling|$", line)]
         assert error.startswith("error: ")
         assert message in error
         assert files() == before

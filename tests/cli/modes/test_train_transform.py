@@ -23,9 +23,10 @@ from PIL import Image
 
 from perceptual_jax import training
 from perceptual_jax.cli import main
+from perceptual_jax.cli.modes import train_transform
 from perceptual_jax.io import images
 from perceptual_jax.models import networks
-from perceptual_jax.pretrained.networks import load_network
+from perceptual_jax.pretrained.networks import is_style_name, load_network
 from tests import reference
 from tests.cli.modes.runs import contents, digest, metrics
 from tests.signals import stop_after
@@ -400,9 +401,9 @@ class TestMistakes:
                 ["--content_layers=pool5", "--style_size=33"],
                 "painting red.png is 22 pixels, and the layers need 32",
             ),
-            (["--learning_rate=nan"], "learning_rate must be positive"),
+            (["--learning_rate=nan"], "--learning_rate=nan: it must be a finite number"),
             (["--ema_decay=1"], "ema_decay must be in [0, 1)"),
-            (["--tv_weight=inf"], "tv_weight must be a finite number"),
+            (["--tv_weight=inf"], "--tv_weight=inf: it must be a finite number"),
             (["--seed=4294967296"], "Seed must be an integer"),
             (["--data=nowhere"], "there is no nowhere: check the path"),
             (["--data=empty"], "there is no picture in empty"),
@@ -488,3 +489,18 @@ class TestPrograms:
                 assert value == pytest.approx(mean, rel=1e-3), (name, line["step"])
             begin = line["step"]
         assert begin == LONGER
+
+
+@pytest.mark.parametrize(
+    ("painting", "name"),
+    [
+        ("a, b.png", "a, b"),
+        ("in/über – 海.jpg", "über – 海"),
+        (os.fsdecode(b"b\xff.png"), "b_"),
+        ("\x1b[2J.png", "_[2J"),
+        ("back\\slash.png", "back_slash"),
+    ],
+)
+def test_a_style_is_called_as_its_file_as_far_as_that_is_text(painting: str, name: str) -> None:
+    assert train_transform._styles([painting]) == (name,)
+    assert is_style_name(name)
