@@ -58,8 +58,8 @@ class Subject:
 
     def painting(self, style: str) -> np.ndarray:
         """The painting of a style, at the size at which the network has seen it."""
-        paths = (path for path in self.settings["style"] if Path(path).stem == style)
-        picture = images.read(resources.picture(next(paths, style), "styles"))
+        named = {pretrained_networks.style_name(Path(x).stem): x for x in self.settings["style"]}
+        picture = images.read(resources.picture(named.get(style, style), "styles"))
         return images.resize(
             picture, images.size_for(picture.shape[:2], self.settings["style_size"])
         )
