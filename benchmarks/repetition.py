@@ -77,7 +77,7 @@ def main() -> None:
     print("|---" * (len(amounts) + 2) + "|")
     for style in subject.styles:
         found = [
-            repetition(np.asarray(subject.stylize(vary(photo, amount), style)))
+            repetition(np.asarray(subject.stylize(vary(photo, amount=amount), style)))
             for amount in amounts
         ]
         found.append(repetition(subject.painting(style)))

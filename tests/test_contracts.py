@@ -157,6 +157,7 @@ NOT_OF_ARRAYS = {
     "models.match_input",
     "models.stylize_regions",
     "models.stylize_tiles",
+    "models.vary",
     "models.paper_style_network",
     "models.paper_super_resolution_network",
     "vgg.check_layers",

@@ -3,7 +3,6 @@
 import ast
 import importlib
 import io
-import logging
 import os
 import pkgutil
 import sys
@@ -21,7 +20,7 @@ from perceptual_jax import __version__
 from perceptual_jax.cli import modes, spelling
 from perceptual_jax.cli.errors import UserError, message
 from perceptual_jax.cli.flags import Flags
-from perceptual_jax.cli.messages import Formatter, say, show, standard_output
+from perceptual_jax.cli.messages import say, set_up_logging, show, standard_output
 
 _USAGE = """perceptual_jax {version}: neural style transfer and perceptual losses in JAX.
 
@@ -65,10 +64,7 @@ def main(argv: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # Else a library sets up its own, which repeats every warning with the name of its module.
-    handler = logging.StreamHandler()
-    handler.setFormatter(Formatter())
-    logging.basicConfig(handlers=[handler])
+    set_up_logging()
     try:
         code = _main(argv)
         with standard_output():  # So that a full disk or a closed pipe is an error of this run.

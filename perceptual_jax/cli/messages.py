@@ -43,6 +43,16 @@ def standard_output() -> Iterator[None]:
         raise FileError(f"cannot write to standard output ({error.strerror})") from error
 
 
+def set_up_logging() -> None:
+    """Lets messages stand alone, on standard error.
+
+    Else a library sets up its own, which repeats every warning with the name of its module.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter())
+    logging.basicConfig(handlers=[handler])
+
+
 class Formatter(logging.Formatter):
     """For log messages, which name files as well."""
 

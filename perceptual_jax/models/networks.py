@@ -258,17 +258,22 @@ def smallest_side(network: Network) -> int:
     return _PAPER_PADDING + 1 if network.padding == "once" else 5
 
 
+def check_sides(height: Any, width: Any, least: int) -> None:
+    """Raises `ValueError` if a side of an image is too short."""
+    # Each side by itself: of two that are symbolic, none is the smaller.
+    if height < least or width < least:
+        raise ValueError(
+            f"images of {height}x{width} are too small: both sides need at least {least}"
+        )
+
+
 def _checked_images(images: Any, *, least: int) -> jax.Array:
     """Float32 `(N, H, W, 3)`, sides of `least` or more."""
     images = as_images(images)
     shape = images.shape
     if len(shape) != 4:
         raise ValueError(f"images must be (N, height, width, 3), got shape {shape}")
-    # Each side by itself: of two that are symbolic, none is the smaller.
-    if shape[1] < least or shape[2] < least:
-        raise ValueError(
-            f"images of {shape[1]}x{shape[2]} are too small: both sides need at least {least}"
-        )
+    check_sides(shape[1], shape[2], least)
     return images.astype(jnp.float32)
 
 

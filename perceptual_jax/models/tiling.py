@@ -11,7 +11,9 @@ from perceptual_jax.models.networks import (
     Network,
     StyleNetwork,
     SuperResolutionNetwork,
+    check_sides,
     fits_frames,
+    smallest_side,
 )
 
 # Positions of a style network's residual blocks are 4 pixels apart: tiles start on one of them.
@@ -147,6 +149,7 @@ def framed(images: np.ndarray, frames: Frames | None) -> tuple[np.ndarray, Any]:
     if frames is None or not fits_frames(frames.network):
         return images, None
     height, width = images.shape[1:3]
+    check_sides(height, width, smallest_side(frames.network))
     array = np.zeros((*frames.shape(images.shape[:3]), images.shape[3]), images.dtype)
     array[:, :height, :width] = images
     return array, (np.int32(height), np.int32(width))

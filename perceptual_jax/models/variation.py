@@ -22,12 +22,12 @@ _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 _SPLINE_DEVIATION = 0.479
 
 
-def vary(image: Any, amount: float = 1.0, *, seed: int = 0) -> np.ndarray:
+def vary(image: Any, *, amount: float = 0.5, seed: int = 0) -> np.ndarray:
     """A photo with grey noise where it is flat; the same for the same seed.
 
     Args:
       image: `(H, W, 3)` in [0, 1]; the whole picture, since its tiles have to agree.
-      amount: from 0, nothing, to 1, what looks best with the networks that are shipped.
+      amount: from 0, nothing, to 1; by default what looks best with the network that is shipped.
       seed: of the noise.
 
     Returns:

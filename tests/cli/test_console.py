@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from perceptual_jax.cli import console
+from perceptual_jax.cli import console, messages
 
 
 class TestProgressBar:
@@ -48,7 +48,11 @@ class TestProgressBar:
         ]
         assert logging.getLogger("perceptual_jax").handlers == []
 
-    def test_shows_no_command_to_the_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_shows_no_command_to_the_terminal(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])
+        messages.set_up_logging()
         with console.ProgressBar(total_work=4.0) as bar:
             logging.getLogger("perceptual_jax.io.photos").warning("skipped: \x1bc.jpg")
             bar.update(4.0, "\x1b[2J.jpg", {})

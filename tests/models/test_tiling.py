@@ -137,6 +137,11 @@ class TestFrames:
         assert len(shapes) <= 20
         assert pixels < 2 * sizes.prod(1).sum()
 
+    def test_do_not_hide_that_a_picture_is_too_small(self) -> None:
+        pictures = reference.random_images(1, 4, 70, 3)
+        with pytest.raises(ValueError, match="images of 4x70 are too small"):
+            tiling.framed(pictures, tiling.Frames(STYLE))
+
     def test_are_filled_up_with_zeros(self) -> None:
         pictures = reference.random_images(2, 50, 70, 3)
         array, size = tiling.framed(pictures, tiling.Frames(STYLE))

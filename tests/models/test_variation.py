@@ -10,7 +10,7 @@ GREY = np.full((300, 420, 3), np.float32(0.5))
 
 
 def test_flat_parts_get_grey_noise_of_every_scale() -> None:
-    noise = vary(GREY) - 0.5
+    noise = vary(GREY, amount=1) - 0.5
     assert noise.dtype == np.float32
     np.testing.assert_array_equal(noise[..., :1], noise[..., 1:2])
     # The root of the sum of the octaves' squares, 2, 4, 6, 10 and 10 of 255; of the largest octave
@@ -31,8 +31,10 @@ def test_parts_with_something_to_see_stay() -> None:
 def test_it_is_the_same_for_a_seed_and_a_share_for_an_amount() -> None:
     np.testing.assert_array_equal(vary(GREY), vary(GREY))
     assert np.abs(vary(GREY, seed=1) - vary(GREY)).max() > 0.02
-    np.testing.assert_allclose(vary(GREY, 0.25) - 0.5, (vary(GREY) - 0.5) / 4, atol=1e-6)
-    np.testing.assert_array_equal(vary(GREY, 0), GREY)
+    np.testing.assert_allclose(
+        vary(GREY, amount=0.25) - 0.5, (vary(GREY, amount=1) - 0.5) / 4, atol=1e-6
+    )
+    np.testing.assert_array_equal(vary(GREY, amount=0), GREY)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 300), (61, 7), (8, 16)])

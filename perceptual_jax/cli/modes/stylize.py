@@ -206,7 +206,7 @@ def _apply(
             background=pictures[0].rgb,
         )
     results = batch.results(
-        [dataclasses.replace(x, rgb=models.vary(x.rgb, values.variation)) for x in pictures],
+        [dataclasses.replace(x, rgb=models.vary(x.rgb, amount=values.variation)) for x in pictures],
         interrupts,
         trained,
         values.tile_size,

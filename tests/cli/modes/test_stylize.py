@@ -84,7 +84,7 @@ def made(*arguments: str) -> np.ndarray:
 def expected(
     trained: pretrained_networks.TrainedNetwork, *weights: float, variation: float = 0.5
 ) -> np.ndarray:
-    photo = vary(images.read("photo.png"), variation)
+    photo = vary(images.read("photo.png"), amount=variation)
     return np.asarray(
         stylization.stylize_batch(
             trained.variables, photo[None], network=NETWORK, style_weights=np.array(weights)
@@ -301,7 +301,8 @@ class TestSizes:
             for path in ("out/black.png", "out/white.png", "black.png")
         )
         np.testing.assert_array_equal(black, white)
-        np.testing.assert_array_equal(black, alone)
+        # In a folder it is computed in a frame, to rounding the same.
+        np.testing.assert_allclose(black, alone, atol=1.001 / 255)
 
     def test_a_sheet_shows_it_over_white(self) -> None:
         images.write("cut.png", PHOTO, alpha=0 * MASK)
