@@ -151,7 +151,7 @@ def test_a_long_run_does_not_gather_threads(tmp_path: Path) -> None:
             checkpoints.save(step, {"x": jnp.zeros(1)}, {}, {})
             checkpoints.wait()
             counts.append(threading.active_count())
-    assert counts[-1] == counts[1]
+    assert counts[-1] <= counts[1]
 
 
 def test_settings_are_read_without_the_state(tmp_path: Path) -> None:
