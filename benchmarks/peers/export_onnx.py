@@ -6,21 +6,14 @@
 Needs torch, onnx, onnxscript and safetensors.  Imports nothing of the project.
 """
 
-import json
-
 import passes_torch
+import stylize_torch
 import torch
-from networks_torch import StyleNetwork
 
 
 def main():
-    parser = passes_torch.argument_parser(__doc__.splitlines()[0])
-    parser.add_argument("--style", required=True)
-    arguments = parser.parse_args()
-    weights, metadata = passes_torch.read(arguments.network)
-    row = json.loads(metadata["styles"]).index(arguments.style)
-    network = StyleNetwork(weights, row, "channels_first")
-    network = passes_torch.Clipped(network).eval().requires_grad_(False)
+    arguments, build = stylize_torch.parse(__doc__.splitlines()[0])
+    network = passes_torch.Clipped(build("channels_first")).eval().requires_grad_(False)
     sides = {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
     photos = torch.rand(1, 3, 96, 128)
     with torch.inference_mode():

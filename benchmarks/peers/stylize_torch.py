@@ -12,13 +12,19 @@ import passes_torch
 from networks_torch import StyleNetwork
 
 
-def main():
-    parser = passes_torch.argument_parser(__doc__.splitlines()[0])
+def parse(description):
+    """The arguments, and a function that makes the network for a key of LAYOUTS."""
+    parser = passes_torch.argument_parser(description)
     parser.add_argument("--style", required=True)
     arguments = parser.parse_args()
     weights, metadata = passes_torch.read(arguments.network)
     row = json.loads(metadata["styles"]).index(arguments.style)
-    passes_torch.run(lambda layout: StyleNetwork(weights, row, layout), arguments)
+    return arguments, lambda layout: StyleNetwork(weights, row, layout)
+
+
+def main():
+    arguments, build = parse(__doc__.splitlines()[0])
+    passes_torch.run(build, arguments)
 
 
 if __name__ == "__main__":
