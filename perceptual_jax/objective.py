@@ -9,15 +9,18 @@ The formulations differ in what a weight means (`docs/losses.md` has the table):
 - `johnson`: Johnson et al. 2016, eq. 2 to 4; each layer counts 1.
 - `johnson_code`: the same authors' released program, which averages over the C^2 entries of a Gram
   matrix and halves the total variation.
+- `normalized`: ours. Features are divided by the size of their layer (`vgg.layer_sizes`), and every
+  term is a mean, so that weights mean the same for every layer, network and size of a picture.
 
 The total variation is that of pixels on the papers' scale of 0..255.
 """
 
 import dataclasses
 import functools
+import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +30,15 @@ from jax.typing import ArrayLike
 from perceptual_jax import losses, vgg
 from perceptual_jax.ops.checks import as_images, check_settings, setting
 
-FORMULATIONS = ("gatys", "johnson", "johnson_code")
+FORMULATIONS = ("gatys", "johnson", "johnson_code", "normalized")
+STYLE_STATISTICS = ("gram", "wasserstein")
 
 
 # The weights of terms that smooth, where none is given, as parts of `content_weight +
 # style_weight`: those of `JOHNSON` and of `GATYS`, below, which say where they come from.
 _TV_SHARE = 1e-6 / (1.0 + 5.0)
 _RANGE_SHARE = 1e3 / (1.0 + 1e4)
+_NORMALIZED_RANGE_SHARE = 20.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,11 +49,18 @@ class Objective:
 
     Attributes:
       style_layer_weights: w_l for each style layer; None for the formulation's own: 1/L for
-        `gatys` (2015, section "Methods"), 1 for the others.
+        `gatys` (2015, section "Methods"), 1 for those of `johnson`; for `normalized` shares of 1
+        in proportion to a layer's number of positions, so that fine strokes count most.
       dtype: what the convolutions compute in, `"float32"` or `"bfloat16"`.
     """
 
     formulation: str = setting("", default="gatys", choices=FORMULATIONS)
+    style_statistics: str = setting(
+        "What is compared with the painting: Gram matrices of features, or their means and "
+        "covariances by the Wasserstein distance of Gaussians.",
+        default="gram",
+        choices=STYLE_STATISTICS,
+    )
     content_layers: tuple[str, ...] = setting(
         "Layers at which the result resembles the photo.", default=()
     )
@@ -107,14 +119,18 @@ class Objective:
         """The factor of every term, by the term's name: `content/conv4_2`, `style/conv1_1`, ..."""
         per_layer = self.style_layer_weights
         if per_layer is None:
-            divisor = len(self.style_layers) if self.formulation == "gatys" else 1
-            per_layer = tuple(1 / divisor for _ in self.style_layers)
+            per_layer = tuple(1.0 for _ in self.style_layers)
+            if self.formulation == "normalized":
+                per_layer = tuple(vgg.stride(layer) ** -2 for layer in self.style_layers)
+            if self.formulation in ("gatys", "normalized"):
+                per_layer = tuple(weight / sum(per_layer) for weight in per_layer)
+        range_share = _NORMALIZED_RANGE_SHARE if self.formulation == "normalized" else _RANGE_SHARE
         weights = {f"content/{layer}": self.content_weight for layer in self.content_layers}
         for layer, weight in zip(self.style_layers, per_layer, strict=True):
             weights[f"style/{layer}"] = self.style_weight * weight
         for name, given, share in (
             ("total_variation", self.tv_weight, _TV_SHARE),
-            ("range", self.range_weight, _RANGE_SHARE),
+            ("range", self.range_weight, range_share),
         ):
             in_proportion = share * (self.content_weight + self.style_weight)
             if own := in_proportion if given is None else given:
@@ -137,6 +153,19 @@ GATYS = Objective(
     pooling="avg",
 )
 
+# Colours and strokes stay those of the painting where the Gram matrices of GATYS mix them into grey
+# (docs/gatys.md shows both).  Deeper layers would add little, and cost a third of the time.
+WASSERSTEIN = Objective(
+    formulation="normalized",
+    style_statistics="wasserstein",
+    content_layers=("relu4_1",),
+    content_weight=4e-3,
+    style_layers=("relu1_1", "relu2_1", "relu3_1", "relu4_1"),
+    style_weight=1.0,
+    range_weight=None,
+    pooling="avg",
+)
+
 # The settings stored in the models that the authors of Johnson et al. 2016 released.
 JOHNSON = Objective(
     formulation="johnson_code",
@@ -147,25 +176,35 @@ JOHNSON = Objective(
     tv_weight=None,  # 1e-6.
 )
 
+# By name, for the command line.
+PRESETS = {"wasserstein": WASSERSTEIN, "gatys2015": GATYS, "johnson2016": JOHNSON}
+
 
 class Targets(NamedTuple):
     """What an image is compared with, as one tree of arrays.
 
     Attributes:
       content: for each content layer, the photo's features `(H, W, C)`.
-      style: for each style layer, the paintings' Gram matrices `(R, C, C)`, one for each region.
+      style: for each style layer, the paintings' Gram matrices `(R, C, C)`, one for each region; or
+        their `losses.Moments`, `(R, C)` and `(R, C, C)`.
       regions: for each style layer, how much positions count in a region, `(R, H, W)`: the masks
         times the paintings' weights, whose mean is 1; an empty dict without masks, where the one
         region is the whole picture.
+      sizes: for each layer, what its losses take as the unit of features; without entries, 1.
     """
 
     content: dict[str, jax.Array]
-    style: dict[str, jax.Array]
+    style: dict[str, Any]
     regions: dict[str, jax.Array]
+    sizes: dict[str, jax.Array]
 
 
-def _gram(objective: Objective, features: jax.Array, mask: jax.Array | None) -> jax.Array:
-    normalize_by = "positions" if objective.formulation == "gatys" else "elements"
+def _statistics(objective: Objective, features: jax.Array, mask: jax.Array | None) -> Any:
+    """What of a layer's features is compared with the painting's: a Gram matrix, or moments."""
+    if objective.style_statistics == "wasserstein":
+        return losses.moments(features, mask=mask)
+    elements = objective.formulation in ("johnson", "johnson_code")
+    normalize_by = "elements" if elements else "positions"
     return losses.gram_matrix(features, normalize_by=normalize_by, mask=mask)
 
 
@@ -219,13 +258,17 @@ def targets(
     if styles and not (np.all(shares >= 0) and 0 < shares.sum() < np.inf):
         raise ValueError(f"style_weights must be at least 0, and not all 0, got {style_weights}")
 
-    def gram(index: int, layer: str, features: jax.Array) -> jax.Array:
+    def statistics(index: int, layer: str, features: jax.Array) -> Any:
         mask = None if style_masks is None else _shrink(style_masks[index], layer)
-        return _gram(objective, features, mask)
+        return _statistics(objective, features, mask)
 
-    found = [_features(objective, params, style, objective.style_layers) for style in styles]
-    grams = {
-        layer: jnp.stack([gram(index, layer, of[layer]) for index, of in enumerate(found)])
+    sizes = {}
+    if objective.formulation == "normalized":
+        sizes = vgg.layer_sizes(params, objective.layers, pooling=objective.pooling)
+    compute = functools.partial(_features, objective, params)
+    found = [compute(style, objective.style_layers) for style in styles]
+    of_styles = {
+        layer: [statistics(index, layer, of[layer]) for index, of in enumerate(found)]
         for layer in (objective.style_layers if styles else ())
     }
     regions: dict[str, jax.Array] = {}
@@ -234,12 +277,32 @@ def targets(
             shrunk = jnp.stack([_shrink(mask, layer) for mask in content_masks])
             regions[layer] = shrunk * (shares / shares.mean())[:, None, None]
     else:
-        blend = functools.partial(jnp.tensordot, axes=1, precision=jax.lax.Precision.HIGHEST)
-        grams = {layer: blend(shares / shares.sum(), each)[None] for layer, each in grams.items()}
-    photo = {}
-    if content is not None:
-        photo = _features(objective, params, content, objective.content_layers)
-    return Targets(photo, grams, regions)
+        of_styles = {
+            layer: [_blend(shares / shares.sum(), each)] for layer, each in of_styles.items()
+        }
+    style = {
+        layer: jax.tree.map(lambda *arrays: jnp.stack(arrays), *each)
+        for layer, each in of_styles.items()
+    }
+    photo = compute(content, objective.content_layers) if content is not None else {}
+    return Targets(photo, style, regions, sizes)
+
+
+def _blend(shares: np.ndarray, statistics: list[Any]) -> Any:
+    """The statistics of all positions of paintings, of which i counts `shares[i]` in all."""
+
+    def mean(arrays: Sequence[jax.Array]) -> jax.Array:
+        return jnp.tensordot(shares, jnp.stack(arrays), axes=1, precision=jax.lax.Precision.HIGHEST)
+
+    if not isinstance(statistics[0], losses.Moments):
+        return mean(statistics)
+    centre = mean([each.mean for each in statistics])
+    shifts = [each.mean - centre for each in statistics]
+    covariances = [
+        each.covariance + shift[:, None] * shift[None]
+        for each, shift in zip(statistics, shifts, strict=True)
+    ]
+    return losses.Moments(centre, mean(covariances))
 
 
 def _features(
@@ -248,22 +311,28 @@ def _features(
     return vgg.features(params, images, layers, pooling=objective.pooling, dtype=objective.dtype)
 
 
+def _style_loss(objective: Objective, statistics: Any, wanted: Any) -> jax.Array:
+    if objective.style_statistics == "wasserstein":
+        return losses.gaussian_wasserstein_of_moments(statistics, wanted)
+    if objective.formulation == "gatys":
+        return losses.gatys_style_of_grams(statistics, wanted)
+    reduction = "sum" if objective.formulation == "johnson" else "mean"
+    return losses.style_reconstruction_of_grams(statistics, wanted, reduction=reduction)
+
+
 def _style_term(
-    objective: Objective, features: jax.Array, grams: jax.Array, regions: jax.Array | None
+    objective: Objective, features: jax.Array, wanted: Any, regions: jax.Array | None
 ) -> jax.Array:
     """The style loss of one layer, over its regions in proportion to their areas.
 
     A pixel then weighs the same in a small region as in a large one, and as it would without masks.
     """
     parts = []
-    for index in range(grams.shape[0]):
+    for index in range(len(jax.tree.leaves(wanted)[0])):
         mask = None if regions is None else regions[index]
-        gram = _gram(objective, features, mask)
-        if objective.formulation == "gatys":
-            loss = losses.gatys_style_of_grams(gram, grams[index])
-        else:
-            reduction = "sum" if objective.formulation == "johnson" else "mean"
-            loss = losses.style_reconstruction_of_grams(gram, grams[index], reduction=reduction)
+        statistics = _statistics(objective, features, mask)
+        of_region = jax.tree.map(operator.itemgetter(index), wanted)
+        loss = _style_loss(objective, statistics, of_region)
         parts.append(loss if mask is None else loss * jnp.mean(mask))
     return functools.reduce(operator.add, parts)
 
@@ -305,6 +374,12 @@ def evaluate(
         raw[f"style/{layer}"] = _style_term(
             objective, found[layer], targets.style[layer], targets.regions.get(layer)
         )
+    for name in raw:
+        kind, layer = name.split("/")
+        if layer in targets.sizes:
+            # All losses are of the second degree in features, but those of Gram matrices.
+            degree = 4 if kind == "style" and objective.style_statistics == "gram" else 2
+            raw[name] = raw[name] * (1.0 / targets.sizes[layer] ** degree)
     if "total_variation" in weights:
         scale = 255.0**2 * (0.5 if objective.formulation == "johnson_code" else 1.0)
         raw["total_variation"] = scale * losses.total_variation(images)
@@ -312,6 +387,9 @@ def evaluate(
         pixels = images.astype(jnp.float32)
         outside = 255.0 * (pixels - jnp.clip(pixels, 0.0, 1.0))
         raw["range"] = jnp.sum(jnp.square(outside), axis=(-3, -2, -1))
+    if objective.formulation == "normalized":
+        for name in {"total_variation", "range"} & set(raw):
+            raw[name] = raw[name] / (255.0**2 * math.prod(images.shape[-3:]))
     terms = {name: jnp.asarray(weights[name], jnp.float32) * value for name, value in raw.items()}
     if not terms:
         return jnp.zeros(images.shape[:-3], jnp.float32), terms

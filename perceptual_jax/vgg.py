@@ -163,6 +163,30 @@ def features(
     return {name: x.reshape(*batch, *x.shape[1:]) for name, x in found.items()}
 
 
+def layer_sizes(
+    params: Params, layers: Iterable[str], *, pooling: str = "max"
+) -> dict[str, jax.Array]:
+    """How large the activations of layers are: their root mean square on one coloured noise.
+
+    The noise has the spectrum of photos, 1/f, most of it in luminance. Photos and paintings differ
+    from it by less than from one another, a third at most, so that a loss of features divided by
+    these sizes has one scale for every picture, layer and training of a network.
+    """
+    found = features(params, _coloured_noise(256), layers, pooling=pooling)
+    return {name: jnp.sqrt(jnp.mean(jnp.square(x))) for name, x in found.items()}
+
+
+def _coloured_noise(side: int) -> np.ndarray:
+    """`(side, side, 3)` in [0, 1]: luminance and two differences of colours, each a 1/f noise."""
+    noise = np.random.default_rng(0).normal(size=(side, side, 3))
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None])
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.fft2(noise, axes=(0, 1)) / frequency[..., None]
+    noise = np.real(np.fft.ifft2(spectrum, axes=(0, 1)))
+    noise = noise @ np.array([[0.9, 0.9, 0.9], [0.3, 0.0, -0.3], [0.1, -0.2, 0.1]])
+    return np.clip(0.45 + 0.2 * noise / noise.std(), 0.0, 1.0).astype(np.float32)
+
+
 def normalize_filters(
     params: Params, photos: Iterable[Any], *, pooling: str = "max"
 ) -> dict[str, dict[str, np.ndarray]]:

@@ -25,7 +25,8 @@ def isotropic(images: Any) -> jax.Array:
 
 
 CONTENT_LOSSES = [losses.gatys_content, losses.feature_reconstruction]
-STYLE_LOSSES = [losses.gatys_style, losses.style_reconstruction, style_mean]
+GRAM_LOSSES = [losses.gatys_style, losses.style_reconstruction, style_mean]
+STYLE_LOSSES = [*GRAM_LOSSES, losses.gaussian_wasserstein]
 TOTAL_VARIATIONS = [losses.total_variation, isotropic]
 
 # Two channels at 1 x 2 positions: F = [[1, 3], [2, 4]] in the papers' C x M.
@@ -247,7 +248,7 @@ class TestStyle:
                 losses.style_reconstruction(features, style, reduction=reduction),
             )
 
-    @pytest.mark.parametrize("loss", STYLE_LOSSES)
+    @pytest.mark.parametrize("loss", GRAM_LOSSES)
     def test_grows_with_the_fourth_power_of_the_activations(self, loss: Loss) -> None:
         np.testing.assert_allclose(
             loss(3 * FEATURES, 3 * OTHERS), 81 * loss(FEATURES, OTHERS), rtol=1e-5
@@ -260,6 +261,101 @@ class TestStyle:
         expected = np.asarray(features, np.float64) @ difference / (4**2 * 35**2)
         gradient = jax.grad(losses.gatys_style)(features, style)
         np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def wasserstein_in_float64(features: Any, style_features: Any) -> float:
+    """The definition, by eigenvalues, without a ridge."""
+    first, second = (
+        np.reshape(np.float64(x), (-1, x.shape[-1])) for x in (features, style_features)
+    )
+    covariance, style_covariance = np.cov(first.T, bias=True), np.cov(second.T, bias=True)
+    values, vectors = np.linalg.eigh(style_covariance)
+    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+    roots = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariance @ root), 0))
+    shift = np.sum((first.mean(0) - second.mean(0)) ** 2)
+    sizes = np.trace(covariance) + np.trace(style_covariance)
+    return float((shift + sizes - 2 * roots.sum()) / first.shape[-1])
+
+
+class TestMoments:
+    def test_are_mean_and_covariance_over_positions(self) -> None:
+        features = normal(2, 5, 4, 3) + 2.0
+        found = losses.moments(features)
+        rows = np.float64(features).reshape(2, 20, 3)
+        np.testing.assert_allclose(found.mean, rows.mean(1), rtol=1e-5)
+        expected = [np.cov(image.T, bias=True) for image in rows]
+        np.testing.assert_allclose(found.covariance, expected, atol=1e-5)
+        np.testing.assert_array_equal(found.covariance, found.covariance.mT)
+
+    def test_of_a_mask_are_those_of_its_positions(self) -> None:
+        features = normal(6, 4, 3)
+        mask = jnp.zeros((6, 4)).at[2:5].set(0.5)
+        found, expected = losses.moments(features, mask=mask), losses.moments(features[2:5])
+        np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-5)
+        np.testing.assert_allclose(found.covariance, expected.covariance, atol=1e-6)
+
+    def test_of_an_empty_mask_are_zero(self) -> None:
+        found = losses.moments(normal(6, 4, 3), mask=jnp.zeros((6, 4)))
+        np.testing.assert_array_equal(found.mean, np.zeros(3))
+        np.testing.assert_array_equal(found.covariance, np.zeros((3, 3)))
+
+
+class TestGaussianWasserstein:
+    @pytest.mark.parametrize(("side", "channels"), [(9, 3), (40, 64), (12, 64)])
+    def test_is_the_definition(self, side: int, channels: int) -> None:
+        """But for the ridge, here too where there are little more positions than channels."""
+        mix = normal(channels, channels, seed=2) * jnp.exp(-jnp.linspace(0, 3, channels))[None]
+        features = jnp.maximum(normal(side, side, channels) @ mix, 0)
+        style = jnp.maximum(normal(side, side + 1, channels, seed=1) @ mix[::-1] + 0.5, 0)
+        expected = wasserstein_in_float64(features, style)
+        np.testing.assert_allclose(
+            losses.gaussian_wasserstein(features, style), expected, rtol=3e-3
+        )
+
+    def test_in_one_channel_it_is_that_of_means_and_deviations(self) -> None:
+        """`(mu - mu_s)^2 + (sigma - sigma_s)^2`: here 3^2 + (2 - 1)^2."""
+        deviations = jnp.array([-1.0, 1.0]).reshape(1, 2, 1)
+        found = losses.gaussian_wasserstein(2.0 * deviations + 3.0, deviations)
+        np.testing.assert_allclose(found, 10.0, rtol=1e-3)
+
+    def test_scales_with_the_square_of_features(self) -> None:
+        features, style = normal(6, 5, 4), normal(5, 5, 4, seed=1)
+        small = losses.gaussian_wasserstein(1e-3 * features, 1e-3 * style)
+        np.testing.assert_allclose(
+            small, 1e-6 * losses.gaussian_wasserstein(features, style), rtol=1e-4
+        )
+
+    def test_tells_apart_what_has_the_same_gram_matrix(self) -> None:
+        """All 1, and 1 and -1 in turn, have the same mean square, but not the same mean."""
+        ones = jnp.ones((2, 2, 1))
+        signs = jnp.array([1.0, -1.0, 1.0, -1.0]).reshape(2, 2, 1)
+        assert losses.gatys_style(ones, signs) == 0
+        np.testing.assert_allclose(losses.gaussian_wasserstein(ones, signs), 2.0, rtol=0.1)
+
+    @pytest.mark.parametrize("order", [1, 2])
+    def test_has_the_derivatives_of_finite_differences(self, order: int) -> None:
+        """Of both arguments, forwards and backwards: the transport maps are the gradient."""
+        check_grads(
+            losses.gaussian_wasserstein,
+            (normal(4, 5, 3), 2.0 * normal(5, 5, 3, seed=1) + 1.0),
+            order=order,
+            modes=["fwd", "rev"],
+            eps=1e-2,
+            atol=3e-2,
+            rtol=3e-2,
+        )
+
+    def test_has_a_hessian_of_fewer_positions_than_channels(self) -> None:
+        style = normal(2, 2, 6, seed=1)
+        hessian = jax.hessian(lambda x: losses.gaussian_wasserstein(x, style))(normal(2, 2, 6))
+        assert jnp.all(jnp.isfinite(hessian))
+
+    def test_moments_that_do_not_fit_are_refused(self) -> None:
+        three, four = (losses.moments(normal(5, 5, channels)) for channels in (3, 4))
+        with pytest.raises(ValueError, match="means differ in shape"):
+            losses.gaussian_wasserstein_of_moments(three, four)
+        with pytest.raises(ValueError, match="covariances differ in shape"):
+            losses.gaussian_wasserstein_of_moments(three, three._replace(covariance=four[1]))
 
 
 class TestTotalVariation:
@@ -307,7 +403,8 @@ PAIR_LOSSES = CONTENT_LOSSES + STYLE_LOSSES
 class TestEveryLoss:
     @pytest.mark.parametrize("loss", PAIR_LOSSES)
     def test_is_zero_for_equal_features_and_positive_otherwise(self, loss: Loss) -> None:
-        assert loss(FEATURES, FEATURES) == 0
+        # A distance of moments is a difference of large numbers: 0 but for their rounding.
+        assert loss(FEATURES, FEATURES) <= 1e-6 * (loss is losses.gaussian_wasserstein)
         assert loss(FEATURES, OTHERS) > 0
         np.testing.assert_allclose(loss(FEATURES, OTHERS), loss(OTHERS, FEATURES), rtol=1e-6)
 
@@ -414,7 +511,8 @@ class TestErrors:
     @pytest.mark.parametrize("loss", STYLE_LOSSES)
     @pytest.mark.parametrize("channels", [1, 4])
     def test_style_must_have_the_same_channels(self, loss: Loss, channels: int) -> None:
-        with pytest.raises(ValueError, match=r"Gram matrices differ in shape.* last 2 axes"):
+        what = "(Gram matrices|means) differ in shape.* last (2|1) axes"
+        with pytest.raises(ValueError, match=what):
             loss(jnp.ones((4, 5, 3)), jnp.ones((4, 5, channels)))
 
     def test_gram_matrix(self) -> None:

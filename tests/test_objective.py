@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from perceptual_jax import losses, vgg
 from perceptual_jax import objective as objective_lib
-from perceptual_jax import vgg
-from perceptual_jax.objective import GATYS, JOHNSON, Objective
+from perceptual_jax.objective import GATYS, JOHNSON, WASSERSTEIN, Objective
 from tests import reference
 
 PARAMS = reference.random_vgg()
@@ -100,6 +100,30 @@ class TestFormulations:
             )
         variation = 1e-3 * squared_variation(IMAGE) / (2 if in_code else 1)
         np.testing.assert_allclose(terms["total_variation"], variation, rtol=1e-5)
+
+    @pytest.mark.parametrize("statistics", objective_lib.STYLE_STATISTICS)
+    def test_normalized(self, statistics: str) -> None:
+        """Means of features over the size of their layer; a layer's share is its area's."""
+        objective = dataclasses.replace(
+            SMALL, formulation="normalized", style_statistics=statistics, range_weight=3.0
+        )
+        sizes = vgg.layer_sizes(PARAMS, objective.layers)
+        image = 1.5 * IMAGE - 0.25
+        found, photo, style = (features(x) for x in (image, PHOTO, PAINTING))
+        _, terms = evaluate(objective, PARAMS, image, made_for(objective))
+        content = np.mean((found["conv2_2"] - photo["conv2_2"]) ** 2) / sizes["conv2_2"] ** 2
+        np.testing.assert_allclose(terms["content/conv2_2"], 2.0 * content, rtol=1e-4)
+        for layer, share in zip(SMALL.style_layers, (16, 4, 1), strict=True):
+            first, second = (x[layer] / np.float64(sizes[layer]) for x in (found, style))
+            if statistics == "wasserstein":
+                loss = float(losses.gaussian_wasserstein(first, second))
+            else:
+                loss = float(np.mean((over_positions(first) - over_positions(second)) ** 2))
+            np.testing.assert_allclose(terms[f"style/{layer}"], 30.0 * share / 21 * loss, rtol=1e-3)
+        outside = image - np.clip(image, 0, 1)
+        np.testing.assert_allclose(terms["range"], 3.0 * np.mean(outside**2), rtol=1e-4)
+        variation = 1e-3 * squared_variation(image) / (255**2 * image.size)
+        np.testing.assert_allclose(terms["total_variation"], variation, rtol=1e-4)
 
     @pytest.mark.parametrize("formulation", objective_lib.FORMULATIONS)
     def test_total_is_the_sum_of_the_terms(self, formulation: str) -> None:
@@ -191,6 +215,20 @@ class TestBlends:
         )
         scale = np.max(np.abs(expected))
         np.testing.assert_allclose(blend, expected, rtol=1e-4, atol=1e-5 * scale)
+
+    def test_of_moments_are_those_of_all_positions_together(self) -> None:
+        """Means mix, and so do means of products; the covariance is what is left of these."""
+        objective = dataclasses.replace(SMALL, style_statistics="wasserstein")
+        first, second = (made_for(objective, styles=[x]).style["conv3_1"] for x in self.styles)
+        blend = made_for(objective, styles=self.styles, style_weights=[1.0, 3.0]).style["conv3_1"]
+        mean = 0.25 * first.mean + 0.75 * second.mean
+        np.testing.assert_allclose(blend.mean, mean, rtol=1e-5)
+
+        def products(of: losses.Moments) -> np.ndarray:
+            return np.asarray(of.covariance[0]) + np.outer(of.mean[0], of.mean[0])
+
+        expected = 0.25 * products(first) + 0.75 * products(second)
+        np.testing.assert_allclose(products(blend), expected, atol=1e-5 * expected.max())
 
 
 class TestRegions:
@@ -423,7 +461,7 @@ class TestObjective:
     @pytest.mark.parametrize(
         ("wrong", "told"),
         [
-            ({"formulation": "huang"}, r"\('gatys', 'johnson', 'johnson_code'\), got 'huang'"),
+            ({"formulation": "huang"}, "formulation must be one of .*'gatys'.*, got 'huang'"),
             ({"pooling": "mean"}, r"pooling must be one of \('max', 'avg'\), got 'mean'"),
             ({"content_weight": -1.0}, "content_weight must be a finite number of at least 0"),
             ({"style_weight": float("nan")}, "style_weight must be .* got nan"),
@@ -490,7 +528,14 @@ class TestPresets:
             "total_variation": 1e-6,
         }
 
-    @pytest.mark.parametrize("preset", [GATYS, JOHNSON])
+    def test_wasserstein(self) -> None:
+        """Ours: weights that sum to 1 for the style, 64 : 16 : 4 : 1."""
+        weights = WASSERSTEIN.term_weights()
+        shares = [weights[f"style/{layer}"] for layer in WASSERSTEIN.style_layers]
+        np.testing.assert_allclose(shares, np.array([64, 16, 4, 1]) / 85)
+        assert weights["content/relu4_1"] == 4e-3
+
+    @pytest.mark.parametrize("preset", objective_lib.PRESETS.values())
     def test_every_layer_is_in_both_networks(self, preset: Objective) -> None:
         for depths in (reference.VGG16_DEPTHS, reference.VGG19_DEPTHS):
             assert set(preset.layers) <= set(vgg.layer_names(reference.random_vgg(depths)))

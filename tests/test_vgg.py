@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from perceptual_jax import vgg
+from perceptual_jax.io import images, resources
 from perceptual_jax.ops import conv
 from perceptual_jax.ops.checks import as_images
 from perceptual_jax.pretrained import vgg as pretrained_vgg
@@ -332,3 +333,14 @@ class TestNormalizeFilters:
         params = reference.random_vgg(reference.VGG16_DEPTHS)
         with pytest.raises(ValueError, match="photo"):
             vgg.normalize_filters(params, [])
+
+
+def test_layer_sizes_are_near_those_of_photos() -> None:
+    """Of VGG-16 as it ships; photos differ by as much from one another."""
+    params = pretrained_vgg.load_vgg()
+    layers = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
+    sizes = vgg.layer_sizes(params, layers, pooling="avg")
+    photo = images.fit(images.read(resources.picture("chelsea", "content")), 128)
+    found = vgg.features(params, photo, layers, pooling="avg")
+    for layer in layers:
+        assert 0.5 < jnp.sqrt(jnp.mean(found[layer] ** 2)) / sizes[layer] < 2

@@ -150,14 +150,15 @@ def _described(config: Any) -> dict[str, Mapping[str, Any]]:
 
 
 def filled(config: _Config, values: absl_flags.FlagValues, **changes: Any) -> _Config:
-    """The dataclass instance with the values of the flags that `Flags.fields` made, and `changes`.
+    """The dataclass instance with the values of flags that were given, and `changes`.
 
-    A field without a flag stays as it is. A `ValueError` is the dataclass's own.
+    A field without a flag, or whose flag was not given, stays as it is. A `ValueError` is the
+    dataclass's own.
     """
     given = {
         name: tuple(value) if isinstance(value := values[name].value, list) else value
         for name in _described(config)
-        if name in values
+        if name in values and not values[name].using_default_value
     }
     return dataclasses.replace(config, **given | changes)
 
@@ -194,11 +195,22 @@ def pictures(flags: Flags) -> None:
     )
 
 
-def objective(flags: Flags, default: "Objective", *names: str) -> None:
-    """VGG, layers and weights, by default those of a preset; with `names` only these fields."""
+def objective(flags: Flags, default: "Objective", *names: str, presets: Sequence[str] = ()) -> None:
+    """VGG, layers and weights, by default those of a preset; with `names` only these fields.
+
+    With `presets`, names of `objective.PRESETS` of which the first is `default`, there is a choice.
+    """
     flags.group("Objective")
     text = "vgg16 (embedded), vgg16-torchvision or vgg19-torchvision (fetched once), or a file."
     flags.string("vgg", "vgg16", text)
+    if presets:
+        flags.enum(
+            "preset",
+            presets[0],
+            presets,
+            "What the flags below are where they are not given: by default as shown, else the "
+            "objective of the paper by that name.",
+        )
     flags.fields(default, *names)
 
 

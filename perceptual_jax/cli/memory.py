@@ -23,18 +23,23 @@ def check(
     *,
     optimizer: Optimizer,
     images: int = 1,
+    margin: int = 0,
 ) -> None:
-    """Refuses, as a `UserError` that names the largest size, a picture that will not fit."""
+    """Refuses, as a `UserError` that names the largest size, a picture that will not fit.
+
+    `margin` is that of `synthesis.transfer`, by which the picture is larger while it is optimised.
+    """
     available = available_bytes()
     if available is None:
         return
-    needed = synthesis_bytes(objective, params, height_width, optimizer=optimizer, images=images)
+    height, width = (side + 2 * margin for side in height_width)
+    needed = synthesis_bytes(objective, params, (height, width), optimizer=optimizer, images=images)
     if needed <= available:
         return
     fixed = synthesis_bytes(objective, params, (0, 0), optimizer=optimizer)
     scale = math.sqrt(max(0.0, available - fixed) / (needed - fixed))
     # A pixel less, because both sides are rounded.
-    largest = int(max(height_width) * scale) - 1
+    largest = int(max(height, width) * scale) - 2 * margin - 1
     advice = "no size fits" if largest < 1 else f"--image_size={largest} is the largest that fits"
     raise UserError(
         f"{height_width[1]}x{height_width[0]} needs about {needed / 1e9:.1f} GB of memory, and "

@@ -1,4 +1,4 @@
-"""Square roots of small symmetric matrices."""
+"""Square roots and polar factors of small matrices, with derivatives of every order."""
 
 import jax
 import jax.numpy as jnp
@@ -6,25 +6,97 @@ import jax.numpy as jnp
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
+def matmul(*matrices: jax.Array) -> jax.Array:
+    """The product of matrices `(..., C, C)`; an accelerator would else round what goes in."""
+    product = matrices[0]
+    for matrix in matrices[1:]:
+        product = jnp.matmul(product, matrix, precision=_HIGHEST)
+    return product
+
+
+def identity_like(matrix: jax.Array) -> jax.Array:
+    """Identity matrices of the shape and type of `matrix`, `(..., C, C)`."""
+    return jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
+
+
 @jax.custom_jvp
 def symmetric_sqrt(matrix: jax.Array) -> jax.Array:
-    """The symmetric square root of a symmetric positive definite matrix `(C, C)`, C at most ten.
+    """The symmetric square root of a symmetric positive definite matrix `(..., C, C)`.
 
     Its derivative is finite where eigenvalues are equal, as those of a flat picture's covariance
     are; that of `jnp.linalg.eigh` is not.
     """
     values, vectors = jnp.linalg.eigh(matrix)
     roots = jnp.sqrt(jnp.maximum(values, 0.0))
-    return jnp.matmul(vectors * roots[None], vectors.T, precision=_HIGHEST)
+    return matmul(vectors * roots[..., None, :], vectors.mT)
 
 
 @symmetric_sqrt.defjvp
 def _symmetric_sqrt_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """`R dR + dR R = dA` (Sylvester's equation) for the root R, as a system of C^2 equations."""
+    """`R dR + dR R = dA` for the root R."""
     (matrix,), (change,) = primals, tangents
     root = symmetric_sqrt(matrix)
-    identity = jnp.eye(root.shape[0], dtype=root.dtype)
-    system = jnp.kron(identity, root) + jnp.kron(root, identity)
-    return root, jnp.linalg.solve(system, change.ravel()).reshape(root.shape)
+    return root, _sylvester(root, change)
+
+
+@jax.custom_jvp
+def polar_factor(matrix: jax.Array) -> jax.Array:
+    """The orthogonal factor U of `matrix = U H`, H symmetric positive definite, `(..., C, C)`.
+
+    `sum(U * matrix)` is the sum of the singular values. On a CPU it is found by these, elsewhere by
+    products alone, which are faster there.
+    """
+    return jax.lax.platform_dependent(matrix, cpu=_by_singular_values, default=_by_products)
+
+
+def _by_singular_values(matrix: jax.Array) -> jax.Array:
+    left, _, right = jnp.linalg.svd(matrix)
+    return matmul(left, right)
+
+
+def _by_products(matrix: jax.Array) -> jax.Array:
+    """The iteration of Newton and Schulz (Higham 2008, "Functions of Matrices", eq. 8.20).
+
+    A singular value that is small beside the norm grows by half in every step, so that those of
+    1e-6 of it still become 1.
+    """
+
+    def improve(_: jax.Array, factor: jax.Array) -> jax.Array:
+        return matmul(factor, 1.5 * identity_like(matrix) - 0.5 * matmul(factor.mT, factor))
+
+    start = matrix / jnp.linalg.norm(matrix, axis=(-2, -1), keepdims=True)
+    return jax.lax.fori_loop(0, 40, improve, start)
+
+
+@polar_factor.defjvp
+def _polar_factor_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """`dU = U W` with the skew W of `H W + W H = U^T dA - dA^T U`."""
+    (matrix,), (change,) = primals, tangents
+    factor = polar_factor(matrix)
+    stretch = matmul(factor.mT, matrix)
+    turned = matmul(factor.mT, change)
+    skew = _sylvester(0.5 * (stretch + stretch.mT), turned - turned.mT)
+    return factor, matmul(factor, skew)
+
+
+@jax.custom_jvp
+def _sylvester(root: jax.Array, right: jax.Array) -> jax.Array:
+    """The X of `R X + X R = right`, R symmetric positive definite (Sylvester's equation)."""
+    values, vectors = jnp.linalg.eigh(root)
+    sums = values[..., :, None] + values[..., None, :]
+    return matmul(vectors, matmul(vectors.mT, right, vectors) / sums, vectors.mT)
+
+
+@_sylvester.defjvp
+def _sylvester_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (root, right), (root_change, change) = primals, tangents
+    solution = _sylvester(root, right)
+    return solution, _sylvester(
+        root, change - matmul(root_change, solution) - matmul(solution, root_change)
+    )

@@ -21,6 +21,9 @@ from perceptual_jax.synthesis.step import Optimizer
 # Below this, VGG's deepest style layer has too few positions for a style to show.
 COARSEST_SIDE = 192
 
+# Pixels: as far as the stripes reach that VGG's zero padding draws along edges.
+MARGIN = 16
+
 
 @functools.partial(jax.jit, static_argnames="height_width")
 def resize(image: jax.Array, height_width: tuple[int, int]) -> jax.Array:
@@ -57,6 +60,7 @@ def transfer(
     *,
     stages: Sequence[tuple[tuple[int, int], int]],
     init: Any = None,
+    margin: int = MARGIN,
     optimizer: Optimizer | None = None,
     style_weights: Sequence[float] | None = None,
     content_masks: Sequence[Any] | None = None,
@@ -73,6 +77,8 @@ def transfer(
       styles: the paintings at the size they have beside it, each `(H', W', 3)`; at a coarser
         stage they shrink as the photo does.
       stages: `((height, width), steps)` of every stage, the finest last.
+      margin: pixels by which the picture is larger on every side while it is optimised, its photo
+        mirrored there; they are cut off from what is reported.
       init: where the first stage starts, `(H, W, 3)` in [0, 1]; the photo by default.
       style_weights: as for `objective.targets`, and so are the masks, of the pictures' sizes here.
 
@@ -86,10 +92,10 @@ def transfer(
         factor = height_width[0] / stages[-1][0][0]
         photo = resize(content, height_width)
         arrays = {
-            "content": photo,
+            "content": _mirrored(photo, margin),
             "styles": [resize(style, _scaled(style.shape, factor)) for style in styles],
             "content_masks": content_masks
-            and [resize(mask, height_width) for mask in content_masks],
+            and [_mirrored(resize(mask, height_width), margin) for mask in content_masks],
             "style_masks": style_masks
             and [resize(mask, _scaled(mask.shape, factor)) for mask in style_masks],
         }
@@ -97,13 +103,22 @@ def transfer(
             image = _add_enlarged(photo, change)
         else:
             image = photo if init is None else resize(init, height_width)
-        images = image[None]
+        images = _mirrored(image, margin)[None]
         targets = _targets_while_compiling(
             objective, params, images, optimizer, style_weights, arrays
         )
         for report in run(objective, params, images, targets, steps=steps, optimizer=optimizer):
-            yield dataclasses.replace(report, stage=stage)
+            best = report.best[
+                :, margin : margin + photo.shape[0], margin : margin + photo.shape[1]
+            ]
+            report = dataclasses.replace(report, stage=stage, best=best)
+            yield report
         change = report.best[0] - photo
+
+
+def _mirrored(image: jax.Array, margin: int) -> jax.Array:
+    """An image `(H, W, C)` or mask `(H, W)`, larger by a margin on every side."""
+    return jnp.pad(image, [(margin, margin)] * 2 + [(0, 0)] * (image.ndim - 2), mode="symmetric")
 
 
 @jax.jit

@@ -5,7 +5,6 @@ training.  It gives one value per photo, the weighted terms whose sum that value
 running statistics.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -31,7 +30,7 @@ def unit_range(photos: Any) -> Any:
 def style_constants(
     objective: Objective, params: vgg.Params, paintings: Sequence[Any]
 ) -> dict[str, Any]:
-    """VGG's parameters for `objective`, and every painting's Gram matrices, by layer.
+    """VGG's parameters for `objective`, and what every painting is compared by, for each layer.
 
     Args:
       objective: which layers, in which formulation.
@@ -39,16 +38,14 @@ def style_constants(
       paintings: each `(H, W, 3)` in [0, 1]; larger ones give larger strokes.
 
     Returns:
-      `{"vgg": ..., "grams": {layer: (styles, C, C)}}`.
+      `{"vgg": ..., "style": {layer: ...}, "sizes": {layer: ()}}`: as in `Targets`, with an axis for
+      the styles in front.
     """
-    style_only = dataclasses.replace(objective, content_layers=())
-    compute_targets = jax.jit(functools.partial(targets, style_only))
-    grams = [compute_targets(params, styles=[painting]).style for painting in paintings]
-    stacked = {
-        layer: jnp.concatenate([gram[layer] for gram in grams]) for layer in objective.style_layers
-    }
+    compute_targets = jax.jit(functools.partial(targets, objective))
+    found = [compute_targets(params, styles=[painting]) for painting in paintings]
+    stacked = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *(x.style for x in found))
     params = vgg.freeze(params, objective.layers, dtype=objective.dtype)
-    return {"vgg": params, "grams": stacked}
+    return {"vgg": params, "style": stacked, "sizes": found[0].sizes}
 
 
 def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int = 0) -> Loss:
@@ -76,8 +73,9 @@ def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int 
         )
         wanted = Targets(
             content=_content(objective, constants["vgg"], photos),
-            style={layer: grams[turns][None] for layer, grams in constants["grams"].items()},
+            style=jax.tree.map(lambda of_styles: of_styles[turns][None], constants["style"]),
             regions={},
+            sizes=constants["sizes"],
         )
         totals, terms = evaluate(objective, constants["vgg"], outputs, wanted)
         return totals, terms, updated
@@ -109,7 +107,7 @@ def superres_loss(
         terms: Terms = {}
         if objective.layers:
             content = _content(objective, constants["vgg"], _shifted(photos, batch["index"]))
-            wanted = Targets(content=content, style={}, regions={})
+            wanted = Targets(content, style={}, regions={}, sizes={})
             shifted = _shifted(outputs, batch["index"])
             total, terms = evaluate(objective, constants["vgg"], shifted, wanted)
         if pixel_weight:

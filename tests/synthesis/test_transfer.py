@@ -89,7 +89,7 @@ class TestTransfer:
             [self.LARGE_PAINTING] if styles is None else styles,
             stages=stages,
             optimizer=self.ADAM,
-            **options,
+            **{"margin": 0, **options},
         ):
             found.setdefault(report.stage, []).append(kept(report))
         return found
@@ -145,6 +145,26 @@ class TestTransfer:
         found = self.stages_of(styles=[self.LARGE_PHOTO])
         np.testing.assert_allclose(totals(found[1])[0, 0], 0.0, atol=1e-6)
         np.testing.assert_allclose(found[1][-1].best[0], self.LARGE_PHOTO, atol=1e-6)
+
+    def test_a_margin_is_optimised_and_cut_off(self) -> None:
+        """The picture is the middle of the one with its mirror images around it."""
+        margin = 3
+        mirrored = np.pad(self.LARGE_PHOTO, [(margin, margin)] * 2 + [(0, 0)], mode="symmetric")
+        height, width = self.FINE
+        whole = synthesis.run(
+            SMALL,
+            PARAMS,
+            mirrored[None],
+            made_for(SMALL, mirrored, (self.LARGE_PAINTING,)),
+            steps=2,
+            optimizer=self.ADAM,
+        )
+        expected = [kept(report) for report in whole][-1]
+        found = self.stages_of(stages=[(self.FINE, 2)], margin=margin)[0][-1]
+        assert found.best.shape == (1, height, width, 3)
+        middle = expected.best[:, margin : margin + height, margin : margin + width]
+        np.testing.assert_allclose(found.best, middle, atol=1e-6)
+        np.testing.assert_allclose(found.trace.totals, expected.trace.totals, rtol=1e-5)
 
     def test_starts_from_another_picture(self) -> None:
         """Given at any size; an objective without terms leaves it as it is."""

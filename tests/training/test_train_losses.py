@@ -79,8 +79,8 @@ def test_photos_are_scaled_from_bytes() -> None:
 
 class TestStyleConstants:
     def test_have_every_paintings_gram_matrices_in_order(self, constants: Any) -> None:
-        assert set(constants["grams"]) == set(OBJECTIVE.style_layers)
-        for layer, found in constants["grams"].items():
+        assert set(constants["style"]) == set(OBJECTIVE.style_layers)
+        for layer, found in constants["style"].items():
             expected = np.stack([gram(painting, layer) for painting in PAINTINGS])
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
 
@@ -108,8 +108,8 @@ class TestStyleLoss:
         self, variables: Any, constants: Any, first_style: int, styles: list[int]
     ) -> None:
         """Johnson et al. 2016, eq. 2 to 4, in the form of the released code."""
-        grams = {layer: found[first_style:] for layer, found in constants["grams"].items()}
-        of_trained = {**constants, "grams": grams}
+        grams = {layer: found[first_style:] for layer, found in constants["style"].items()}
+        of_trained = {**constants, "style": grams}
         totals, terms, updated = self.evaluated(variables, of_trained, first_style)
         assert set(terms) == set(OBJECTIVE.term_weights())
         assert updated == {}

@@ -1,4 +1,4 @@
-"""Make a picture by optimising its pixels (Gatys et al. 2015).
+"""Make a picture by optimising its pixels (after Gatys et al. 2015).
 
 The result resembles the photo in what it shows and the painting in how it is painted. Without any
 flag it makes one from the examples. Ctrl-C keeps the picture so far.
@@ -15,7 +15,7 @@ from perceptual_jax.cli import batch, flags, memory, synthesis_run
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.io import images, masks, resources
 from perceptual_jax.io.storage import local_path
-from perceptual_jax.objective import GATYS, Objective
+from perceptual_jax.objective import PRESETS, WASSERSTEIN, Objective
 from perceptual_jax.pretrained.vgg import load_vgg
 
 
@@ -38,12 +38,18 @@ def define_flags(define: flags.Flags) -> None:
         "the painting the photo's colours before.",
     )
     define.string("init", "content", "Where to start: content, noise, or a picture to go on from.")
-    flags.objective(define, GATYS)
+    flags.objective(define, WASSERSTEIN, presets=("wasserstein", "gatys2015"))
     flags.optimization(
         define, synthesis.Optimizer(), steps=80, steps_text="Iterations at each scale."
     )
     define.integer(
         "num_scales", 0, "Sizes, each twice the last: 1 for --image_size alone, 0 chooses."
+    )
+    define.integer(
+        "margin",
+        synthesis.MARGIN,
+        "Pixels on every side that are optimised with the picture and cut off, since stripes are "
+        "drawn along the edges.",
     )
     flags.run_folder(define)
 
@@ -51,7 +57,7 @@ def define_flags(define: flags.Flags) -> None:
 def main(values: Any) -> int:
     output = _output_path(values)
     with usage_errors():
-        objective = flags.filled(GATYS, values)
+        objective = flags.filled(PRESETS[values.preset], values)
         optimizer = flags.filled(synthesis.Optimizer(), values)
         images.check_writable(output)
         params = synthesis.freeze(load_vgg(values.vgg), objective)
@@ -59,7 +65,7 @@ def main(values: Any) -> int:
     height_width = images.size_for(photo.rgb.shape[:2], values.image_size)
     images.check_size(output, height_width)
     if values.check_memory:
-        memory.check(objective, params, height_width, optimizer=optimizer)
+        memory.check(objective, params, height_width, optimizer=optimizer, margin=values.margin)
     photo = photo.fit(values.image_size)
     names = flags.weighted_names(values.style)
     style_side = round(values.image_size * values.style_scale)
@@ -75,7 +81,7 @@ def main(values: Any) -> int:
     elif values.init != "content":
         init = batch.read(values.init).rgb
 
-    settings = flags.record("gatys", values)
+    settings = flags.record("gatys", values) | flags.settings(objective)
     stages = [(size, values.steps) for size in sizes]
     recolor = jax.jit(color.before_transfer, static_argnames="keep_colors")
     content, styles = recolor(photo.rgb, paintings, keep_colors=values.keep_colors)
@@ -86,6 +92,7 @@ def main(values: Any) -> int:
         styles,
         stages=stages,
         init=init,
+        margin=values.margin,
         optimizer=optimizer,
         style_weights=[weight for _, weight in names],
         content_masks=content_masks,

@@ -18,7 +18,7 @@ from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.training_flags import TrainSettings
 from perceptual_jax.io import image_grid, images, resources
 from perceptual_jax.models import networks, stylization
-from perceptual_jax.objective import JOHNSON
+from perceptual_jax.objective import JOHNSON, PRESETS
 from perceptual_jax.pretrained.networks import TrainedNetwork, load_network, style_name
 from perceptual_jax.pretrained.vgg import load_vgg
 from perceptual_jax.training import train_losses
@@ -43,7 +43,7 @@ def define_flags(define: flags.Flags) -> None:
         "Long side to which a painting is resized, in pixels: larger gives larger strokes.",
         least=32,
     )
-    flags.objective(define, JOHNSON)
+    flags.objective(define, JOHNSON, presets=("johnson2016", "wasserstein"))
     training_flags.define_network(
         define, width=32, residual_blocks=5, paper="padded once; for one style"
     )
@@ -68,7 +68,7 @@ def _begin(values: Any, config: TrainSettings) -> training_run.Task:
     if not values.style:
         raise UserError("--style is empty: give a painting")
     with usage_errors():
-        objective = flags.filled(JOHNSON, values, dtype=config.dtype)
+        objective = flags.filled(PRESETS[values.preset], values, dtype=config.dtype)
     paintings = [
         images.fit(images.read(resources.picture(name, "styles")), values.style_size)
         for name in values.style
