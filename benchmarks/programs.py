@@ -83,6 +83,8 @@ def run_ours(inputs: Inputs, *, steps: int, cache: Path, num_scales: int = 1) ->
         sys.executable,
         ROOT / "run.py",
         "--mode=gatys",
+        "--preset=gatys2015",
+        "--margin=0",
         f"--content={inputs.content}",
         f"--style={inputs.style}",
         f"--image_size={inputs.size}",

@@ -246,16 +246,13 @@ def gaussian_wasserstein_of_moments(of: Moments, style: Moments) -> jax.Array:
     _check_alike(of.mean, style.mean, 1, "means")
     _check_alike(of.covariance, style.covariance, 2, "covariances")
     channels = jnp.shape(of.mean)[-1]
-    shift = _squared_distance(of.mean, style.mean, (-1,))
-    squares = (
-        jnp.trace(one.covariance, axis1=-2, axis2=-1) + jnp.sum(jnp.square(one.mean), axis=-1)
-        for one in (of, style)
-    )
-    ridge = _RIDGE / (2.0 * channels) * sum(jnp.broadcast_arrays(*squares)) + _LEAST
+    means = jnp.stack(jnp.broadcast_arrays(_float32(of.mean), _float32(style.mean)))
     first, second = jnp.broadcast_arrays(_float32(of.covariance), _float32(style.covariance))
-    ridge = ridge[..., None, None] * linalg.identity_like(first)
-    distance = _bures(first + ridge, second + ridge)
-    return (shift + distance) * (1.0 / channels)
+    sizes = jnp.trace(first + second, axis1=-2, axis2=-1) + jnp.sum(jnp.square(means), axis=(0, -1))
+    ridge = _RIDGE / (2.0 * channels) * sizes + _LEAST
+    diagonal = ridge[..., None, None] * linalg.identity_like(first)
+    shift = jnp.sum(jnp.square(means[0] - means[1]), axis=-1)
+    return (shift + _bures(first + diagonal, second + diagonal)) * (1.0 / channels)
 
 
 @jax.custom_jvp
@@ -272,8 +269,8 @@ def _bures_and_factors(
     The trace of H is that of the equation above: no matrix is squared, which would cost half of
     the digits.
     """
-    factor = jnp.linalg.cholesky(covariance)
-    style_factor = jnp.linalg.cholesky(style_covariance)
+    factor = linalg.cholesky(covariance)
+    style_factor = linalg.cholesky(style_covariance)
     product = linalg.matmul(factor.mT, style_factor)
     turn = linalg.polar_factor(product)
     sizes = jnp.trace(covariance + style_covariance, axis1=-2, axis2=-1)

@@ -96,6 +96,14 @@ CASES = {
             losses.gram_matrix(x), np.eye(3, dtype=np.float32), reduction="mean"
         )
     ),
+    "losses.moments": Case(lambda x: losses.moments(x).covariance),
+    "losses.gaussian_wasserstein": Case(lambda x: losses.gaussian_wasserstein(x, OTHER)),
+    "losses.gaussian_wasserstein_of_moments": Case(
+        lambda x: losses.gaussian_wasserstein_of_moments(
+            losses.moments(x),
+            losses.Moments(jnp.ones(3, jnp.float32), jnp.eye(3, dtype=jnp.float32)),
+        )
+    ),
     "losses.total_variation": Case(losses.total_variation),
     "losses.total_variation, isotropic": Case(
         lambda x: losses.total_variation(x, kind="isotropic")

@@ -19,6 +19,11 @@ def identity_like(matrix: jax.Array) -> jax.Array:
     return jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
 
 
+# The lower triangular L of `L L^T`, one by one: JAX masks a batch with an array that has no axis
+# of a mesh, which meshes of explicit axes refuse.
+cholesky = jnp.vectorize(jnp.linalg.cholesky, signature="(c,c)->(c,c)")
+
+
 @jax.custom_jvp
 def symmetric_sqrt(matrix: jax.Array) -> jax.Array:
     """The symmetric square root of a symmetric positive definite matrix `(..., C, C)`.

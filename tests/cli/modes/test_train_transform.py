@@ -234,6 +234,13 @@ class TestResult:
         found = load_network("runs/red-blue/network.safetensors")
         assert found.settings["data"] is None
 
+    def test_may_be_for_moments(self) -> None:
+        """Another objective by its name; flags that are given come before it."""
+        options = ("--preset=wasserstein", "--steps=2", "--workdir=moments")
+        assert main.main(["run.py", "--mode=train_transform", *SMALL, *options]) == 0
+        terms = metrics("moments")[0]["terms"]
+        assert set(terms) == {"content/relu1_2", "style/relu1_1", "range"}
+
 
 class TestAgain:
     def test_a_finished_run_has_nothing_left_to_do(self, whole: Path) -> None:
