@@ -125,6 +125,19 @@ class TestFormulations:
         variation = 1e-3 * squared_variation(image) / (255**2 * image.size)
         np.testing.assert_allclose(terms["total_variation"], variation, rtol=1e-4)
 
+    @pytest.mark.parametrize("statistics", objective_lib.STYLE_STATISTICS)
+    def test_normalized_does_not_depend_on_the_scale_of_a_network(self, statistics: str) -> None:
+        objective = dataclasses.replace(
+            SMALL, formulation="normalized", style_statistics=statistics
+        )
+        louder = {**PARAMS, "conv3_1": {name: 3 * x for name, x in PARAMS["conv3_1"].items()}}
+        options: dict[str, Any] = {"content": jnp.asarray(PHOTO), "styles": [jnp.asarray(PAINTING)]}
+        totals = [
+            evaluate(objective, params, IMAGE, objective_lib.targets(objective, params, **options))
+            for params in (PARAMS, louder)
+        ]
+        np.testing.assert_allclose(totals[0][0], totals[1][0], rtol=1e-5)
+
     @pytest.mark.parametrize("formulation", objective_lib.FORMULATIONS)
     def test_total_is_the_sum_of_the_terms(self, formulation: str) -> None:
         objective = dataclasses.replace(SMALL, formulation=formulation)

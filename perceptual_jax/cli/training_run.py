@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 # Settings of older runs, by the names that they have today.
 _RENAMED = {"average_decay": "ema_decay"}
+# And what they were before there was a setting for it.
+_ADDED = {"preset": "johnson2016", "style_statistics": "gram", "variation": 0.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,9 +184,11 @@ def _amount(fingerprint: Mapping[str, Any]) -> str:
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by today's names, with no total variation where it is that of none given.
 
-    Older runs have its number in either case.
+    Older runs have its number in either case, and none of what was added since.
     """
     found = {_RENAMED.get(name, name): value for name, value in settings.items()}
+    if found:
+        found = {**_ADDED, **found}
     if "tv_weight" in found:
         others = {name: found[name] for name in ("content_weight", "style_weight")}
         weights = dataclasses.replace(JOHNSON, **others).term_weights()

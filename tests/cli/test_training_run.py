@@ -380,6 +380,13 @@ class TestCheckResumable:
         with pytest.raises(UserError, match=r"--ema_decay was 0\.999, now 0\.9"):
             self.check(tmp_path, {"ema_decay": 0.9})
 
+    def test_one_that_was_added_is_what_older_runs_did_without_it(self, tmp_path: Path) -> None:
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(1, {"x": jnp.zeros(1)}, {}, {"seed": 1})
+        self.check(tmp_path, {"seed": 1, "variation": 0.0, "preset": "johnson2016"})
+        with pytest.raises(UserError, match=r"--variation was 0\.0, now 1\.0"):
+            self.check(tmp_path, {"seed": 1, "variation": 1.0})
+
     def test_a_total_variation_that_was_not_given_is_that_of_older_runs(
         self, tmp_path: Path
     ) -> None:

@@ -17,7 +17,7 @@ from perceptual_jax.cli import flags, training_flags, training_network, training
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.training_flags import TrainSettings
 from perceptual_jax.io import image_grid, images, resources
-from perceptual_jax.models import networks, stylization
+from perceptual_jax.models import networks, stylization, vary
 from perceptual_jax.objective import JOHNSON, PRESETS
 from perceptual_jax.pretrained.networks import TrainedNetwork, load_network, style_name
 from perceptual_jax.pretrained.vgg import load_vgg
@@ -28,6 +28,9 @@ ACCELERATOR = TrainSettings(image_size=256, batch_size=4, steps=40_000, loss_mea
 CPU = dataclasses.replace(ACCELERATOR, image_size=128, batch_size=1, steps=4_000)
 
 _THUMBNAIL_SIDE = 96
+
+# Keeps the random numbers of variation apart from those of crops.
+_OF_VARIATION = 1
 
 
 def define_flags(define: flags.Flags) -> None:
@@ -42,6 +45,12 @@ def define_flags(define: flags.Flags) -> None:
         384,
         "Long side to which a painting is resized, in pixels: larger gives larger strokes.",
         least=32,
+    )
+    define.float(
+        "variation",
+        1.0,
+        "Most of the grey noise that photos get where they are flat, each a random share of it, so "
+        "that the network knows what --variation of --mode=stylize gives it; 0 for none.",
     )
     flags.objective(define, JOHNSON, presets=("johnson2016", "wasserstein"))
     training_flags.define_network(
@@ -67,6 +76,8 @@ def main(values: Any) -> int:
 def _begin(values: Any, config: TrainSettings) -> training_run.Task:
     if not values.style:
         raise UserError("--style is empty: give a painting")
+    if values.variation > 1:
+        raise UserError(f"--variation={values.variation} must be between 0 and 1")
     with usage_errors():
         objective = flags.filled(PRESETS[values.preset], values, dtype=config.dtype)
     paintings = [
@@ -93,7 +104,18 @@ def _begin(values: Any, config: TrainSettings) -> training_run.Task:
         ),
         constants=train_losses.style_constants(objective, params, paintings),
         preview=functools.partial(_preview, trained, config.image_size),
+        batch_options={
+            "transform": functools.partial(_varied, values.variation, config.seed),
+        },
     )
+
+
+def _varied(most: float, seed: int, photo: np.ndarray, number: int) -> dict[str, np.ndarray]:
+    """The photo of an example with a random share of the most variation."""
+    random = np.random.default_rng((seed, number, _OF_VARIATION))
+    amount, noise = most * random.random(), int(random.integers(2**32))
+    varied = vary(train_losses.unit_range(photo), amount=amount, seed=noise)
+    return {"photos": images.eight_bits(varied)}
 
 
 def _network(values: Any, config: TrainSettings, paintings: list[np.ndarray]) -> TrainedNetwork:

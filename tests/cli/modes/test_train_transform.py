@@ -234,6 +234,19 @@ class TestResult:
         found = load_network("runs/red-blue/network.safetensors")
         assert found.settings["data"] is None
 
+    def test_is_of_photos_that_are_varied_by_random_shares(self) -> None:
+        """Grey noise on what is flat: the same for the same number, and another for another."""
+        photo = np.full((64, 64, 3), 100, np.uint8)
+        first, again, other = (
+            train_transform._varied(1.0, 0, photo, number)["photos"] for number in (3, 3, 4)
+        )
+        np.testing.assert_array_equal(first, again)
+        assert first.dtype == np.uint8
+        assert (first != other).any()
+        amounts = [train_transform._varied(1.0, 0, photo, i)["photos"].std() for i in range(20)]
+        assert min(amounts) < 0.2 * max(amounts)
+        np.testing.assert_array_equal(train_transform._varied(0.0, 0, photo, 3)["photos"], photo)
+
     def test_may_be_for_moments(self) -> None:
         """Another objective by its name; flags that are given come before it."""
         options = ("--preset=wasserstein", "--steps=2", "--workdir=moments")
