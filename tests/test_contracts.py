@@ -172,6 +172,7 @@ NOT_OF_ARRAYS = {
     "vgg.freeze",  # Specified in test_vgg.py: what it gives up is what this file asks for.
     "vgg.layer_names",
     "vgg.layer_shape",
+    "vgg.layer_sizes",  # Of a network: it takes no image.
     "vgg.normalize_filters",
     "vgg.smallest_side",
     "vgg.stride",

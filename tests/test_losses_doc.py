@@ -211,7 +211,7 @@ def evaluate(
     return jax.vmap(lambda image: one(image)[1])(images)
 
 
-@pytest.mark.parametrize("formulation", objective_lib.FORMULATIONS)
+@pytest.mark.parametrize("formulation", COLUMNS)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_converted_weights_give_the_programs_terms(name: str, formulation: str) -> None:
     objective = converted(formulation, FACTORS[name])

@@ -25,6 +25,8 @@ start.run()
 
 def interrupted(program: str, *, ignored: bool = False) -> tuple[int, str]:
     """The exit code and standard error of a process that gets SIGINT when it says so."""
+    # Where these tests run in the background of a shell it would be ignored in any case.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     shell = 'trap "" INT; exec "$0" -c "$1"' if ignored else 'exec "$0" -c "$1"'
     with subprocess.Popen(
         ["sh", "-c", shell, sys.executable, program],
@@ -32,6 +34,7 @@ def interrupted(program: str, *, ignored: bool = False) -> tuple[int, str]:
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        signal.signal(signal.SIGINT, before)
         assert process.stdout
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
