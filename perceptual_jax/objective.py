@@ -154,7 +154,7 @@ GATYS = Objective(
 )
 
 # Colours and strokes stay those of the painting where the Gram matrices of GATYS mix them into grey
-# (docs/gatys.md shows both).  Deeper layers would add little, and cost a third of the time.
+# (docs/gatys.md shows both).  Deeper layers would add little, and cost an eighth of the time.
 WASSERSTEIN = Objective(
     formulation="normalized",
     style_statistics="wasserstein",

@@ -168,9 +168,9 @@ def layer_sizes(
 ) -> dict[str, jax.Array]:
     """How large the activations of layers are: their root mean square on one coloured noise.
 
-    The noise has the spectrum of photos, 1/f, most of it in luminance.  Up to block 4 paintings are
-    within a half of these sizes, and photos around them, so that a loss of features divided by them
-    has one scale for every picture, layer and training of a network.
+    The noise has the spectrum of photos, 1/f, most of it in luminance.  Up to block 4 photos and
+    paintings have features about as large, so that a loss of features divided by these sizes has
+    one scale for every picture, layer and training of a network.
     """
     found = features(params, _coloured_noise(256), layers, pooling=pooling)
     return {name: jnp.sqrt(jnp.mean(jnp.square(x))) for name, x in found.items()}

@@ -104,9 +104,11 @@ def _begin(values: Any, config: TrainSettings) -> training_run.Task:
         ),
         constants=train_losses.style_constants(objective, params, paintings),
         preview=functools.partial(_preview, trained, config.image_size),
-        batch_options={
-            "transform": functools.partial(_varied, values.variation, config.seed),
-        },
+        batch_options=(
+            {"transform": functools.partial(_varied, values.variation, config.seed)}
+            if values.variation
+            else {}
+        ),
     )
 
 
