@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-# Pixels between the values of an octave, and its standard deviation. The strokes of a network have
-# a size in pixels, and so has what they are painted on.
+# Pixels between the values of an octave, and its standard deviation, for strokes of this size: what
+# strokes are painted on is larger for larger ones, but for the finest octave.
+_STROKE_SIZE = 384
 _OCTAVES = ((1, 2 / 255), (4, 4 / 255), (10, 6 / 255), (24, 10 / 255), (60, 10 / 255))
 
 # A part is flat if its luminance deviates by less than this within a block of this many pixels.
@@ -22,12 +23,16 @@ _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 _SPLINE_DEVIATION = 0.479
 
 
-def vary(image: Any, *, amount: float = 0.5, seed: int = 0) -> np.ndarray:
+def vary(
+    image: Any, *, amount: float = 0.5, stroke_size: float | None = None, seed: int = 0
+) -> np.ndarray:
     """A photo with grey noise where it is flat; the same for the same seed.
 
     Args:
       image: `(H, W, 3)` in [0, 1]; the whole picture, since its tiles have to agree.
       amount: from 0, nothing, to 1; by default what looks best with the network that is shipped.
+      stroke_size: of the strokes that will be painted on it, as the long side of the painting that
+        they are in, in pixels.
       seed: of the noise.
 
     Returns:
@@ -43,6 +48,7 @@ def vary(image: Any, *, amount: float = 0.5, seed: int = 0) -> np.ndarray:
         if pixels == 1:
             noise += deviation * random.standard_normal((height, width), np.float32)
             continue
+        pixels = max(2, round(pixels * (stroke_size or _STROKE_SIZE) / _STROKE_SIZE))
         grid = random.standard_normal((height // pixels + 4, width // pixels + 4), np.float32)
         noise += deviation / _SPLINE_DEVIATION * _enlarged(grid, pixels)[:height, :width]
     noise *= np.float32(amount) * _flatness(image @ _LUMINANCE)

@@ -2,8 +2,9 @@
 
 Our format is a safetensors file with one tensor, `params/conv1/kernel`, for each leaf of the
 network's variables, and one, `thumbnails/0`, for a small picture of each style.  Its metadata has
-`format`, `version`, `kind` (a key of `KINDS`), `architecture`, `styles` and `settings` as JSON, and
-`sha256`, the digest of all tensors.  Tensors and digest are checked whenever a file is read.
+`format`, `version`, `kind` (a key of `KINDS`), `architecture`, `styles`, `stroke_sizes` and
+`settings` as JSON, and `sha256`, the digest of all tensors.  Tensors and digest are checked whenever
+a file is read.
 """
 
 import dataclasses
@@ -40,6 +41,9 @@ class TrainedNetwork:
       variables: `{"params": ...}`, and `"batch_stats"` if the network has them, for
         `network.apply`: nested dicts of float32 NumPy arrays.
       styles: the name of each style; empty for other kinds.
+      stroke_sizes: the long sides, ascending, in pixels, of the painting that the rows of a style
+        were trained for: of row `i len(stroke_sizes) + j`, style i at size j. Empty if each style
+        has one row.
       thumbnails: a picture of each style, `(h, w, 3)` uint8, whose sides are at most
         `LARGEST_THUMBNAIL`; or none at all.
       settings: those of the last training run, values of JSON; among them `steps`, its updates,
@@ -49,6 +53,7 @@ class TrainedNetwork:
     network: Any
     variables: dict[str, Any]
     styles: tuple[str, ...]
+    stroke_sizes: tuple[int, ...] = ()
     thumbnails: tuple[np.ndarray, ...] = ()
     settings: dict[str, Any]
 
@@ -56,6 +61,35 @@ class TrainedNetwork:
     def steps(self) -> int:
         """Updates in all training runs that the settings know of."""
         return sum(int(self.settings.get(name, 0)) for name in ("steps_before", "steps"))
+
+    def style_weights(
+        self, styles: Mapping[str, float], *, stroke_size: float | None = None
+    ) -> np.ndarray:
+        """What `models.stylize` takes for a mix of styles: how much of each row, `(rows,)`.
+
+        Args:
+          styles: how much of each, as ratios.
+          stroke_size: the size of the strokes, as the long side of the painting that they are in,
+            in pixels. One between two that the network knows mixes their rows by its logarithm,
+            one beyond them is the nearest. By default the middle one.
+
+        Raises:
+          ValueError: styles or a size that the network does not have.
+        """
+        if unknown := [style for style in styles if style not in self.styles]:
+            raise ValueError(f"no style {', '.join(unknown)}, but {', '.join(self.styles)}")
+        if not (min(styles.values(), default=0) >= 0 and 0 < sum(styles.values()) < np.inf):
+            raise ValueError(f"styles must be at least 0, and not all 0, got {dict(styles)}")
+        if stroke_size is not None and not self.stroke_sizes:
+            raise ValueError("the strokes of this network have one size")
+        shares = np.array([styles.get(style, 0.0) for style in self.styles])
+        sizes = self.stroke_sizes or (1,)
+        wanted = sizes[len(sizes) // 2] if stroke_size is None else stroke_size
+        if not wanted > 0:
+            raise ValueError(f"stroke_size must be positive, got {stroke_size}")
+        identity = np.eye(len(sizes))
+        of_sizes = [np.interp(np.log(wanted), np.log(sizes), column) for column in identity]
+        return (np.outer(shares / shares.sum(), of_sizes)).ravel().astype(np.float32)
 
 
 def save(path: str | Path, trained: TrainedNetwork, *, dtype: str = "float16") -> None:
@@ -90,6 +124,7 @@ def save(path: str | Path, trained: TrainedNetwork, *, dtype: str = "float16") -
     about = {
         "architecture": describe(trained.network),
         "styles": trained.styles,
+        "stroke_sizes": trained.stroke_sizes,
         "settings": trained.settings,
     }
     metadata = {"format": FORMAT, "version": VERSION, "kind": kinds[module]}
@@ -123,6 +158,7 @@ def load_network(name_or_path: str | Path) -> TrainedNetwork:
         )
     try:
         styles = tuple(json.loads(metadata["styles"]))
+        stroke_sizes = tuple(json.loads(metadata.get("stroke_sizes", "[]")))
         settings = json.loads(metadata["settings"])
         _check_settings(settings)
         names = (f"thumbnails/{index}" for index in range(len(styles)))
@@ -131,6 +167,7 @@ def load_network(name_or_path: str | Path) -> TrainedNetwork:
             network=_network(kind, json.loads(metadata["architecture"])),
             variables=traverse_util.unflatten_dict(tensors, sep="/"),
             styles=styles,
+            stroke_sizes=stroke_sizes,
             thumbnails=thumbnails,
             settings=settings,
         )
@@ -221,8 +258,12 @@ def _problems(trained: TrainedNetwork) -> list[str]:
     leaves = traverse_util.flatten_dict(trained.variables, sep="/")
     problems = tensorfile.mismatches(leaves, transformer_net.leaf_shapes(network))
     rows = network.styles if isinstance(network, StyleNetwork) else 0
-    if len(styles) != rows:
-        problems.append(f"{len(styles)} names for {rows} styles")
+    sizes = trained.stroke_sizes
+    if not all(type(size) is int and size > 0 for size in sizes) or sorted(set(sizes)) != [*sizes]:
+        problems.append(f"sizes of strokes that are no ascending numbers: {sizes}")
+    if len(styles) * max(1, len(sizes)) != rows:
+        at = f" at {len(sizes)} sizes" if sizes else ""
+        problems.append(f"{len(styles)} names{at} for {rows} styles")
     if not all(isinstance(style, str) and is_style_name(style) for style in styles):
         problems.append("names of styles that are no names")
     if len(set(styles)) != len(styles):
