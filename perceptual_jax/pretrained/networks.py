@@ -2,9 +2,9 @@
 
 Our format is a safetensors file with one tensor, `params/conv1/kernel`, for each leaf of the
 network's variables, and one, `thumbnails/0`, for a small picture of each style.  Its metadata has
-`format`, `version`, `kind` (a key of `KINDS`), `architecture`, `styles`, `stroke_sizes` and
-`settings` as JSON, and `sha256`, the digest of all tensors.  Tensors and digest are checked whenever
-a file is read.
+`format`, `version`, `kind` (a key of `KINDS`), `architecture`, `styles`, `stroke_sizes`, `settings`
+as JSON, and `sha256`, the digest of all tensors.  Tensors and digest are checked whenever a file is
+read.
 """
 
 import dataclasses
