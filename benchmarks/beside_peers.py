@@ -20,6 +20,7 @@ from whole_process import Measured
 
 from perceptual_jax.io import resources
 from perceptual_jax.pretrained import networks as pretrained_networks
+from perceptual_jax.pretrained.networks import TrainedNetwork
 
 OURS = "perceptual_jax, one pass"
 ONNX_RUNTIME = "ONNX Runtime"
@@ -81,12 +82,10 @@ def photo(arguments: argparse.Namespace, size: int) -> np.ndarray:
     return trained.square(resources.picture(arguments.photo, "content"), size)
 
 
-def network_file(arguments: argparse.Namespace, folder: Path) -> Path:
-    """The network as a file, whether it was a file's name or a shipped network's."""
+def network_file(network: TrainedNetwork, folder: Path) -> Path:
+    """The network as a file that peers read."""
     path = folder / "network.safetensors"
-    pretrained_networks.save(
-        path, pretrained_networks.load_network(arguments.network), dtype="float32"
-    )
+    pretrained_networks.save(path, network, dtype="float32")
     return path
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import beside_peers
 import numpy as np
 import report
+import trained
 import whole_process
 from beside_peers import ONNX_RUNTIME, Command
 from report import Part
@@ -77,7 +78,9 @@ def _ours(mode: str, arguments: argparse.Namespace, photos: Path, *, output: Pat
 
 
 def _exported(arguments: argparse.Namespace, folder: Path) -> Path:
-    network = beside_peers.network_file(arguments, folder)
+    network = beside_peers.network_file(
+        trained.load(arguments.network).alone(arguments.style), folder
+    )
     exported = folder / "network.onnx"
     command: Command = [arguments.torch_python, PEERS / "export_onnx.py", f"--network={network}"]
     command += [f"--style={arguments.style}", f"--output={exported}"]

@@ -90,7 +90,7 @@ def compare(
     subjects: Sequence[Subject], styles: Sequence[str], photos: Sequence[Path], arguments: Any
 ) -> tuple[list[Line], dict[str, dict[str, list[float]]]]:
     """A line for every network, style and photo, and the optimiser's curves by style and photo."""
-    judge = Judge(subjects[0].aim, subjects[0].settings["vgg"])
+    judge = Judge(subjects[0].aim, subjects[0].trained.settings["vgg"])
     optimizer = Optimizer() if arguments.preconditioned else Optimizer(low_frequency_gain=0.0)
     lines: list[Line] = []
     curves: dict[str, dict[str, list[float]]] = {style: {} for style in styles}
@@ -110,7 +110,7 @@ def compare(
                     "size": arguments.size,
                     "style": style,
                     "network": subject.name,
-                    "steps": subject.steps,
+                    "steps": subject.trained.steps,
                     "objective": reached,
                     **equivalent(curve, reached),
                     "optimiser": {str(mark): curve[mark] for mark in MARKS if mark < len(curve)},
@@ -241,6 +241,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--photos", type=Path, required=True, help="a folder of photos")
     add("--style", default="", help="the network's styles, with commas; all if not given")
     add("--size", type=int, default=256, help="side of the square pictures, in pixels")
+    add("--stroke_size", type=int, help="in pixels; by default the middle one")
     add("--network", default="styles", help="files, or names of shipped networks, with commas")
     add("--iterations", type=int, default=100, help="of the optimiser")
     add("--init", choices=("content", "noise"), default="content", help="of the optimiser")
@@ -254,15 +255,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse(sys.argv[1:])
-    subjects = [trained.load(name) for name in arguments.network.split(",")]
+    names = arguments.network.split(",")
+    subjects = [trained.load(name, stroke_size=arguments.stroke_size) for name in names]
     first = subjects[0]
     for subject in subjects:
         # What is judged is clipped: how much pixels out of range counted is no matter.
         aim = dataclasses.replace(subject.aim, range_weight=first.aim.range_weight)
-        settings = {what: subject.settings[what] for what in ("vgg", "style_size")}
-        if aim != first.aim or not settings.items() <= first.settings.items():
+        told = [(x.trained.settings["vgg"], x.stroke_size) for x in (subject, first)]
+        if aim != first.aim or told[0] != told[1]:
             sys.exit(f"{subject.name} was trained for another objective than {first.name}")
-    styles = arguments.style.split(",") if arguments.style else list(first.styles)
+    styles = arguments.style.split(",") if arguments.style else list(first.trained.styles)
     for subject, style in itertools.product(subjects, styles):
         subject.style_weights(style)  # Raises now, and not after an hour, if it does not have it.
     photos = trained.photos_in(arguments.photos)[: arguments.limit]

@@ -64,6 +64,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--network", default="styles", help="a file, or the name of a shipped network")
+    add("--stroke_size", type=int, help="in pixels; by default the middle one")
     add("--variation", default="0,0.5,1", help="amounts, with commas")
     return parser.parse_args(argv)
 
@@ -71,15 +72,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main() -> None:
     arguments = parse(sys.argv[1:])
     amounts = [float(text) for text in arguments.variation.split(",")]
-    subject, photo = trained.load(arguments.network), sky(768, 1024)
+    subject = trained.load(arguments.network, stroke_size=arguments.stroke_size)
+    photo = sky(768, 1024)
     print(f"{report.heading(report.machine())}.\n")
     print("| style | " + " | ".join(f"{amount:g}" for amount in amounts) + " | the painting |")
     print("|---" * (len(amounts) + 2) + "|")
-    for style in subject.styles:
-        found = [
-            repetition(np.asarray(subject.stylize(vary(photo, amount=amount), style)))
-            for amount in amounts
-        ]
+    for style in subject.trained.styles:
+        found = []
+        for amount in amounts:
+            varied = vary(photo, amount=amount, stroke_size=subject.stroke_size)
+            found.append(repetition(np.asarray(subject.stylize(varied, style))))
         found.append(repetition(subject.painting(style)))
         print(f"| {style} | " + " | ".join(f"{value:.2f}" for value in found) + " |", flush=True)
 

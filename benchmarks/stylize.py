@@ -36,7 +36,7 @@ DISPATCHES = 2
 
 def measure_pass(arguments: argparse.Namespace, subject: Subject, folder: Path) -> Part:
     """The network alone, in processes that have loaded and compiled all."""
-    network = beside_peers.network_file(arguments, folder)
+    network = beside_peers.network_file(subject.alone(arguments.style), folder)
     ours = functools.partial(subject.stylize, style=arguments.style)
     optimiser = f"perceptual_jax, optimiser, {arguments.iterations} iterations"
     passes, results = {}, {}
@@ -56,7 +56,7 @@ def measure_pass(arguments: argparse.Namespace, subject: Subject, folder: Path) 
 
 def iteration_seconds(arguments: argparse.Namespace, subject: Subject, photo: np.ndarray) -> float:
     """Of the optimiser, for the objective of the network's training, after the first ones."""
-    params = synthesis.freeze(pretrained_vgg.load_vgg(subject.settings["vgg"]), subject.aim)
+    params = synthesis.freeze(pretrained_vgg.load_vgg(subject.trained.settings["vgg"]), subject.aim)
     targets = jax.jit(objective.targets, static_argnums=0)(
         subject.aim, params, content=photo, styles=[subject.painting(arguments.style)]
     )
@@ -79,7 +79,7 @@ def iteration_seconds(arguments: argparse.Namespace, subject: Subject, photo: np
 
 def measure_process(arguments: argparse.Namespace, subject: Subject, folder: Path) -> Part:
     """From the command to the picture in a file."""
-    network = beside_peers.network_file(arguments, folder)
+    network = beside_peers.network_file(subject.alone(arguments.style), folder)
     of_network = options_of(arguments, network)
     exporter: Command = [arguments.torch_python, PEER, *of_network]
     exported = beside_peers.exported_networks(arguments, exporter, folder)

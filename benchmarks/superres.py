@@ -37,7 +37,7 @@ def measure_pass(arguments: argparse.Namespace, subject: TrainedNetwork, folder:
         batch = photo[None]
         return super_resolution.enlarge_batch(variables, batch, network=subject.network)[0]
 
-    network = beside_peers.network_file(arguments, folder)
+    network = beside_peers.network_file(subject, folder)
     with contextlib.closing(Peer(peer_command(arguments, network))) as peer:
         passes = {
             size: beside_peers.passes(
@@ -50,7 +50,7 @@ def measure_pass(arguments: argparse.Namespace, subject: TrainedNetwork, folder:
 
 def measure_process(arguments: argparse.Namespace, subject: TrainedNetwork, folder: Path) -> Part:
     """From the command to the picture in a file."""
-    network = beside_peers.network_file(arguments, folder)
+    network = beside_peers.network_file(subject, folder)
     peer = peer_command(arguments, network)
     exported = beside_peers.exported_networks(arguments, peer, folder)
     found = {}

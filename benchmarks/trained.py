@@ -14,9 +14,10 @@ from perceptual_jax.cli.errors import UserError
 from perceptual_jax.io import images, resources
 from perceptual_jax.io.storage import pictures_in
 from perceptual_jax.models import stylization
-from perceptual_jax.models.networks import StyleNetwork
+from perceptual_jax.models.networks import StyleNetwork, is_style_parameter
 from perceptual_jax.objective import JOHNSON, Objective
 from perceptual_jax.pretrained import networks as pretrained_networks
+from perceptual_jax.pretrained.networks import TrainedNetwork
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,46 +28,63 @@ class Subject:
 
     Attributes:
       name: by which it was asked for.
-      network: the module.
+      trained: the network as its file has it.
       variables: its variables, on the device.
-      styles: its styles' names.
-      settings: how it was trained.
-      steps: in how many updates, in all.
       aim: the objective that it was trained for.
+      stroke_size: of its strokes, in pixels, the size at which it has seen the paintings.
     """
 
     name: str
-    network: StyleNetwork
+    trained: TrainedNetwork
     variables: Any
-    styles: tuple[str, ...]
-    settings: dict[str, Any]
-    steps: int
     aim: Objective
+    stroke_size: int
 
     def style_weights(self, style: str) -> np.ndarray:
-        """That style alone, `(styles,)`."""
-        if style not in self.styles:
-            raise UserError(f"{self.name} has the styles {', '.join(self.styles)}, not {style!r}")
-        return np.eye(len(self.styles), dtype=np.float32)[self.styles.index(style)]
+        """That style alone, `(rows,)`."""
+        size = self.stroke_size if self.trained.stroke_sizes else None
+        try:
+            return self.trained.style_weights({style: 1.0}, stroke_size=size)
+        except ValueError as error:
+            raise UserError(f"{self.name}: {error}") from error
+
+    def alone(self, style: str) -> TrainedNetwork:
+        """A network of that style, which peers and files then need not choose."""
+        weights = self.style_weights(style)
+
+        def of_style(path: Any, leaf: np.ndarray) -> np.ndarray:
+            return weights[None] @ leaf if is_style_parameter(path) else leaf
+
+        variables = jax.tree_util.tree_map_with_path(of_style, self.trained.variables)
+        return dataclasses.replace(
+            self.trained,
+            network=self.trained.network.clone(styles=1),
+            variables=variables,
+            styles=(style,),
+            stroke_sizes=(),
+            thumbnails=(),
+        )
 
     def stylize(self, photo: Any, style: str) -> jax.Array:
         """The picture `(H, W, 3)` of a photo, clipped to [0, 1] as when it is written."""
         weights = self.style_weights(style)
         return stylization.stylize_batch(
-            self.variables, photo[None], network=self.network, style_weights=weights
+            self.variables, photo[None], network=self.trained.network, style_weights=weights
         )[0]
 
     def painting(self, style: str) -> np.ndarray:
         """The painting of a style, at the size at which the network has seen it."""
-        named = {pretrained_networks.style_name(Path(x).stem): x for x in self.settings["style"]}
+        paintings = self.trained.settings["style"]
+        named = {pretrained_networks.style_name(Path(x).stem): x for x in paintings}
         picture = images.read(resources.picture(named.get(style, style), "styles"))
-        return images.resize(
-            picture, images.size_for(picture.shape[:2], self.settings["style_size"])
-        )
+        return images.resize(picture, images.size_for(picture.shape[:2], self.stroke_size))
 
 
-def load(name_or_path: str) -> Subject:
+def load(name_or_path: str, *, stroke_size: int | None = None) -> Subject:
     """The network in a file, or the shipped one of that name.
+
+    Args:
+      stroke_size: of its strokes, by default the middle one of those that it has.
 
     Raises:
       UserError: there is none, or it does not say what it was trained for.
@@ -81,8 +99,9 @@ def load(name_or_path: str) -> Subject:
         if field.name != "dtype" and (value := settings.get(field.name)) is not None
     }
     aim = dataclasses.replace(JOHNSON, **told)
-    variables = jax.device_put(found.variables)
-    return Subject(name_or_path, found.network, variables, found.styles, settings, found.steps, aim)
+    sizes = found.stroke_sizes or (settings["style_size"],)
+    size = stroke_size or sizes[len(sizes) // 2]
+    return Subject(name_or_path, found, jax.device_put(found.variables), aim, size)
 
 
 def square(path: Path, side: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,11 @@ _log = logging.getLogger(__name__)
 
 _SHEET_SIDE = 320
 
-# From this size on a stroke, of some tens of pixels, hardly shows in the whole picture.
+# Of the strokes, as a share of the long side: the network's range is that of photos of 600 to 2300
+# pixels.
+_STROKE_SHARE = 0.45
+
+# From this size on the largest stroke hardly shows in the whole picture.
 _FINE_PIXELS = 12_000_000
 
 # Rows of a result that are blended with the photo at once.
@@ -47,8 +51,7 @@ def define_flags(define: flags.Flags) -> None:
     define.integer(
         "image_size",
         None,
-        "Long side of the result, in pixels, by default that of the photo. Strokes have a fixed "
-        "size in pixels: a smaller picture has larger ones.",
+        "Long side of the result, in pixels, by default that of the photo.",
         least=16,
     )
     define.group("Style")
@@ -63,6 +66,13 @@ def define_flags(define: flags.Flags) -> None:
         None,
         "A trained network: a file of --mode=train_transform, a .pth of PyTorch's example "
         "fast_neural_style, or a shipped one. By default the shipped one that has the styles.",
+    )
+    define.string(
+        "stroke_size",
+        f"{_STROKE_SHARE:.0%}",
+        "Size of the strokes: that of the painting that they are in, its long side in pixels "
+        "(512), or in percent of the picture's, so that a photo looks alike at every size. As "
+        "far as the network knows it: the shipped one 256 to 1024 pixels.",
     )
     define.float("strength", 1.0, "From 0, the photo, to 1, the full style.")
     define.float(
@@ -108,16 +118,17 @@ def main(values: Any) -> int | None:
             raise UserError(f"--{name}={value} must be between 0 and 1")
     styles = flags.weighted_names(values.style) if values.style else []
     trained = _load_network(values, [name for name, _ in styles])
-    style_weights = _style_weights(values, trained, styles or [(trained.styles[0], 1.0)])
+    mixes = _mixes(values, styles or [(trained.styles[0], 1.0)])
+    _stroke_size(values, trained, 1)  # Raises now if it is none.
     settings = {**flags.record("stylize", values), "styles_of_network": trained.styles}
     flags.say_examples(values, "input")
     if values.sheet:
         return _write_sheet(values, trained, settings)
     frames = batch.frames_for(values.input, trained)
     whole = bool(values.content_mask) or values.keep_colors != "none"
-    used = [name for name, rows in zip(trained.styles, style_weights.T, strict=True) if rows.any()]
+    used = [name for name in trained.styles if any(mix.get(name) for mix in mixes)]
     job = batch.Job(
-        apply=functools.partial(_apply, values, trained, frames, style_weights),
+        apply=functools.partial(_apply, values, trained, frames, mixes),
         label="-".join(used),
         settings=settings,
         batch_size=1 if whole else flags.batch_size_of(values),
@@ -151,24 +162,44 @@ def _load_network(values: Any, styles: Sequence[str]) -> TrainedNetwork:
     return batch.prepared(trained, values)
 
 
-def _style_weights(
-    values: Any, trained: TrainedNetwork, styles: Sequence[tuple[str, float]]
-) -> np.ndarray:
-    """A row of weights for each region; without masks there is one, the mix of all styles."""
-    one_hot = np.eye(len(trained.styles), dtype=np.float32)
-    rows = one_hot[[trained.styles.index(name) for name, _ in styles]]
+def _mixes(values: Any, styles: Sequence[tuple[str, float]]) -> list[dict[str, float]]:
+    """How much of each style a region has; without masks there is one, the whole picture."""
     if not values.content_mask:
-        weights = np.array([weight for _, weight in styles], np.float32)
-        return (weights @ rows / weights.sum())[None]
+        mix = dict.fromkeys((name for name, _ in styles), 0.0)
+        for name, weight in styles:
+            mix[name] += weight
+        return [mix]
     if values.sheet:
         raise UserError("--sheet shows every style on all of a photo: leave out --content_mask")
-    flags.check_content_masks(values, len(rows), "styles")
+    flags.check_content_masks(values, len(styles), "styles")
     if len({weight for _, weight in styles}) > 1:
         raise UserError(
             "--content_mask says how much of each style there is where: leave out the weights "
             f"of --style={','.join(values.style)}"
         )
-    return rows
+    return [{name: 1.0} for name, _ in styles]
+
+
+def _stroke_size(values: Any, trained: TrainedNetwork, long_side: int) -> float | None:
+    """The size of the strokes in a picture, in pixels, of those that the network has."""
+    text = values.stroke_size.strip()
+    try:
+        wanted = float(text.removesuffix("%"))
+        if not 0 < wanted < math.inf:
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"--stroke_size={text} is no size: give pixels (512) or a share of the picture (45%)"
+        ) from None
+    if not trained.stroke_sizes:
+        if values["stroke_size"].using_default_value:
+            return None
+        raise UserError(
+            f"--stroke_size={text}: the strokes of this network have one size; one that was "
+            "trained with several paintings' sizes (--style_size=256,512,1024) has more"
+        )
+    pixels = wanted / 100 * long_side if text.endswith("%") else wanted
+    return min(max(pixels, trained.stroke_sizes[0]), trained.stroke_sizes[-1])
 
 
 def _resize(values: Any, picture: Picture, *, warned: set[str]) -> Picture:
@@ -179,7 +210,7 @@ def _resize(values: Any, picture: Picture, *, warned: set[str]) -> Picture:
     if height * width >= _FINE_PIXELS and not warned:
         warned.add("strokes")
         _log.warning(
-            "at %dx%d pixels strokes are a hair's breadth: --image_size=1500, say, makes them "
+            "at %dx%d pixels strokes are a hair's breadth: --image_size=2300, say, makes them "
             "larger",
             width,
             height,
@@ -191,11 +222,13 @@ def _apply(
     values: Any,
     trained: TrainedNetwork,
     frames: Frames | None,
-    style_weights: np.ndarray,
+    mixes: Sequence[Mapping[str, float]],
     pictures: Sequence[Picture],
     interrupts: Interrupts,
 ) -> list[Picture]:
     """The results for pictures of one size, none if it was interrupted."""
+    stroke_size = _stroke_size(values, trained, max(pictures[0].rgb.shape[:2]))
+    style_weights = np.stack([trained.style_weights(mix, stroke_size=stroke_size) for mix in mixes])
     in_tiles: Any = functools.partial(models.stylize_tiles, style_weights=style_weights[0])
     if values.content_mask:
         height_width = pictures[0].rgb.shape[:2]
@@ -206,7 +239,7 @@ def _apply(
             background=pictures[0].rgb,
         )
     results = batch.results(
-        [dataclasses.replace(x, rgb=models.vary(x.rgb, amount=values.variation)) for x in pictures],
+        [_varied(values, picture, stroke_size) for picture in pictures],
         interrupts,
         trained,
         values.tile_size,
@@ -219,6 +252,11 @@ def _apply(
         dataclasses.replace(picture, rgb=_blend(values, result, picture.rgb))
         for picture, result in pairs
     ]
+
+
+def _varied(values: Any, picture: Picture, stroke_size: float | None) -> Picture:
+    rgb = models.vary(picture.rgb, amount=values.variation, stroke_size=stroke_size)
+    return dataclasses.replace(picture, rgb=rgb)
 
 
 def _blend(values: Any, result: np.ndarray, photo: np.ndarray) -> np.ndarray:
@@ -245,16 +283,18 @@ def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any])
     named = str(place.resolve()) if is_folder else source
     output = batch.output_of(named, values.output, "sheet")
     paths = pictures_in(place, exclude=Path(output)) if is_folder else [source]
-    one_hot = np.eye(len(trained.styles), dtype=np.float32)
     rows: list[list[np.ndarray]] = []
     failed: list[str] = []
-    with console.ProgressBar(len(paths) * len(one_hot)) as bar, interruptible() as interrupts:
+    with (
+        console.ProgressBar(len(paths) * len(trained.styles)) as bar,
+        interruptible() as interrupts,
+    ):
         for path in paths:
             with leaving_out(failed, path) if is_folder else contextlib.nullcontext():
                 picture = batch.read(str(path)).fit(values.image_size or _SHEET_SIDE)
                 row = [picture.over_white()]
-                for weights, style in zip(one_hot[:, None], trained.styles, strict=True):
-                    results = _apply(values, trained, frames, weights, [picture], interrupts)
+                for style in trained.styles:
+                    results = _apply(values, trained, frames, [{style: 1.0}], [picture], interrupts)
                     if not results:
                         break
                     row.append(results[0].over_white())
