@@ -21,6 +21,18 @@ def test_flat_parts_get_grey_noise_of_every_scale() -> None:
     assert blocks.std((1, 3)).min() > 0.01
 
 
+def test_larger_strokes_get_larger_noise() -> None:
+    def fine(size: float | None) -> float:
+        """What varies within blocks of 12 pixels, but for the white noise."""
+        noise = vary(GREY, amount=1, stroke_size=size)[..., 0] - 0.5
+        return float(noise.reshape(25, 12, 35, 12).var((1, 3)).mean() - (2 / 255) ** 2)
+
+    assert fine(384) == fine(None)
+    assert fine(192) > 1.5 * fine(384)
+    assert fine(384) > 1.5 * fine(1024)
+    assert vary(GREY, amount=1, stroke_size=5).std() == pytest.approx(16 / 255, rel=0.2)
+
+
 def test_parts_with_something_to_see_stay() -> None:
     image = GREY.copy()
     image[:, 200:] = reference.random_images(300, 220, 3)

@@ -87,6 +87,61 @@ def test_steps_are_those_of_all_runs(trained: TrainedNetwork) -> None:
     assert dataclasses.replace(trained, settings={}).steps == 0
 
 
+class TestStyleWeights:
+    @pytest.fixture
+    def sized(self, trained: TrainedNetwork) -> TrainedNetwork:
+        """Two styles at three sizes; no variables are looked at."""
+        return dataclasses.replace(trained, styles=("day", "night"), stroke_sizes=(100, 200, 800))
+
+    def test_a_mix_is_shares_of_one(self, trained: TrainedNetwork) -> None:
+        plain = dataclasses.replace(trained, styles=("day", "night"))
+        np.testing.assert_array_equal(plain.style_weights({"night": 3}), [0, 1])
+        np.testing.assert_array_equal(plain.style_weights({"day": 3, "night": 1}), [0.75, 0.25])
+
+    @pytest.mark.parametrize(
+        ("size", "rows"),
+        [
+            (100, [1, 0, 0]),
+            (200, [0, 1, 0]),
+            (400, [0, 0.5, 0.5]),
+            (100 * 2**0.25, [0.75, 0.25, 0]),
+            (10, [1, 0, 0]),
+            (9000, [0, 0, 1]),
+            (None, [0, 1, 0]),
+        ],
+    )
+    def test_a_size_between_mixes_rows_by_its_logarithm(
+        self, sized: TrainedNetwork, size: float | None, rows: list[float]
+    ) -> None:
+        found = sized.style_weights({"night": 1}, stroke_size=size)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, [0, 0, 0, *rows], atol=1e-6)
+
+    def test_styles_and_sizes_are_mixed_at_once(self, sized: TrainedNetwork) -> None:
+        found = sized.style_weights({"day": 1, "night": 3}, stroke_size=400)
+        np.testing.assert_allclose(found, [0, 0.125, 0.125, 0, 0.375, 0.375], atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("styles", "size", "problem"),
+        [
+            ({"noon": 1}, 100, "no style noon, but day, night"),
+            ({}, 100, "not all 0"),
+            ({"day": 0}, 100, "not all 0"),
+            ({"day": -1, "night": 2}, 100, "at least 0"),
+            ({"day": 1}, 0, "stroke_size must be positive"),
+        ],
+    )
+    def test_what_it_does_not_have_is_refused(
+        self, sized: TrainedNetwork, styles: dict[str, float], size: float, problem: str
+    ) -> None:
+        with pytest.raises(ValueError, match=problem):
+            sized.style_weights(styles, stroke_size=size)
+
+    def test_one_size_leaves_no_choice(self, trained: TrainedNetwork) -> None:
+        with pytest.raises(ValueError, match="have one size"):
+            trained.style_weights({"wave": 1}, stroke_size=100)
+
+
 class TestSaveAndLoad:
     def test_float32_comes_back_to_the_bit(self, trained: TrainedNetwork, tmp_path: Path) -> None:
         networks.save(tmp_path / "a", trained, dtype="float32")
@@ -126,6 +181,7 @@ class TestSaveAndLoad:
                 }
             ),
             "styles": '["wave", "Der Schrei \\u00ab1893\\u00bb"]',
+            "stroke_sizes": "[]",
             "settings": '{"steps": 40000, "style_weight": 5.0, "styles": ["a.jpg", null]}',
             "sha256": "",
         }
@@ -141,6 +197,16 @@ class TestSaveAndLoad:
         networks.save(tmp_path / "c", networks.load_network(tmp_path / "a"))
         content = (tmp_path / "a").read_bytes()
         assert (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes() == content
+
+    def test_sizes_of_strokes(self, tmp_path: Path) -> None:
+        sized = dataclasses.replace(
+            trained_network(StyleNetwork(styles=2, width=2, residual_blocks=0)),
+            styles=("wave",),
+            stroke_sizes=(256, 512),
+            thumbnails=(),
+        )
+        networks.save(tmp_path / "a", sized, dtype="float32")
+        assert networks.load_network(tmp_path / "a").stroke_sizes == (256, 512)
 
     def test_running_statistics_of_batch_normalisation(self, tmp_path: Path) -> None:
         batch = trained_network(StyleNetwork(width=2, residual_blocks=1, normalization="batch"))
@@ -367,6 +433,21 @@ class TestFilesThatAreRefused:
     )
     def test_with_settings_that_cannot_be(self, settings: Any, refusal: Callable[..., str]) -> None:
         assert "does not describe a network: its " in refusal(settings=json.dumps(settings))
+
+    @pytest.mark.parametrize(
+        ("sizes", "problem"),
+        [
+            ([512, 256], "sizes of strokes that are no ascending numbers"),
+            ([0, 256], "sizes of strokes that are no ascending numbers"),
+            ([256.0], "sizes of strokes that are no ascending numbers"),
+            (["256"], "sizes of strokes that are no ascending numbers"),
+            ([256, 512], "2 names at 2 sizes for 2 styles"),
+        ],
+    )
+    def test_with_sizes_of_strokes_that_cannot_be(
+        self, sizes: list[Any], problem: str, refusal: Callable[..., str]
+    ) -> None:
+        assert problem in refusal(stroke_sizes=json.dumps(sizes))
 
     def test_with_names_that_lead_out_of_a_folder(self, refusal: Callable[..., str]) -> None:
         assert "no names" in refusal(styles=json.dumps(["wave", "x/../../y"]))

@@ -4,6 +4,7 @@ The network is a tiny one with random weights: what is looked at is what happens
 """
 
 import concurrent.futures
+import dataclasses
 import io
 import os
 import shutil
@@ -194,6 +195,52 @@ class TestStyles:
         assert run("--input=photos", "--sheet") == 2
         assert "left out: " in capsys.readouterr().err
         assert not Path("photos-sheet.png").exists()
+
+
+class TestStrokeSize:
+    @pytest.fixture(autouse=True)
+    def sized(self, trained: pretrained_networks.TrainedNetwork) -> None:
+        """`sized.safetensors`: the network's two rows as one style at two sizes."""
+        sized = dataclasses.replace(trained, styles=("day",), stroke_sizes=(20, 80))
+        pretrained_networks.save("sized.safetensors", sized, dtype="float32")
+
+    @pytest.mark.parametrize(
+        ("flags", "pixels", "weights"),
+        [
+            (["--stroke_size=20"], 20, (1, 0)),
+            (["--stroke_size=40"], 40, (0.5, 0.5)),
+            (["--stroke_size=5000"], 80, (0, 1)),
+            (["--stroke_size=80%", "--image_size=100"], 80, (0, 1)),
+            (["--image_size=100"], 45, (1 - np.log2(45 / 20) / 2, np.log2(45 / 20) / 2)),
+            ([], 0.45 * 53, (1 - np.log2(0.45 * 53 / 20) / 2, np.log2(0.45 * 53 / 20) / 2)),
+        ],
+    )
+    def test_is_in_pixels_or_a_share_of_the_long_side(
+        self,
+        trained: pretrained_networks.TrainedNetwork,
+        flags: list[str],
+        pixels: float,
+        weights: tuple[float, float],
+    ) -> None:
+        photo = images.read("photo.png")
+        if "--image_size=100" in flags:
+            photo = images.fit(photo, 100)
+        wanted = stylization.stylize_batch(
+            trained.variables,
+            vary(photo, stroke_size=pixels)[None],
+            network=NETWORK,
+            style_weights=np.array(weights, np.float32),
+        )[0]
+        assert_alike(made("--network=sized.safetensors", *flags), np.asarray(wanted))
+
+    @pytest.mark.parametrize("text", ["large", "0", "-3", "nan", "%", "12px"])
+    def test_what_is_no_size_is_refused(self, text: str, capsys: Captured) -> None:
+        assert run("--network=sized.safetensors", f"--stroke_size={text}") == 2
+        assert f"--stroke_size={text} is no size: give pixels" in capsys.readouterr().err
+
+    def test_of_a_network_with_one_size_is_refused(self, capsys: Captured) -> None:
+        assert run("--network=net.safetensors", "--stroke_size=20") == 2
+        assert "the strokes of this network have one size" in capsys.readouterr().err
 
 
 class TestVariation:
