@@ -1,0 +1,95 @@
+"""Every style of a network on four photos, small and in parts of full size, and how long it takes.
+
+    python benchmarks/sheet.py
+
+Draws two sheets for the eye; README.md beside this file says more.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import trained
+from trained import ROOT, Subject
+
+from perceptual_jax import models
+from perceptual_jax.io import image_grid, images, resources
+from perceptual_jax.pretrained.networks import load_network
+
+# Of a cell of the first sheet, and of the second.
+_SMALL, _PART = 200, (280, 380)
+
+# The part of each photo that is shown at its full size: its middle, from the top and left.
+_MIDDLES = {
+    "astronaut": (0.27, 0.45),
+    "chelsea": (0.42, 0.55),
+    "coffee": (0.5, 0.5),
+    "rocket": (0.6, 0.5),
+}
+
+
+def photo_at(name: str, side: int) -> np.ndarray:
+    """A photo of examples/content, enlarged by the network for that, which keeps its edges."""
+    photo = images.read(resources.picture(name, "content"))
+    enlarger = load_network("superres-x4-pixel")
+    parts = models.enlarge_tiles(enlarger.variables, photo, network=enlarger.network)
+    shape = (4 * photo.shape[0], 4 * photo.shape[1], 3)
+    return images.fit(models.assemble(parts, shape), side)
+
+
+def part_of(picture: np.ndarray, middle: tuple[float, float]) -> np.ndarray:
+    """`_PART` of a picture, around a place given in shares of its sides."""
+    place = []
+    for length, side, share in zip(picture.shape[:2], _PART, middle, strict=True):
+        start = min(max(round(share * length - side / 2), 0), length - side)
+        place.append(slice(start, start + side))
+    return picture[tuple(place)]
+
+
+def painted(subject: Subject, photo: np.ndarray, style: str) -> np.ndarray:
+    varied = models.vary(photo, stroke_size=subject.stroke_size)
+    return np.asarray(subject.stylize(varied, style))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--network", default="styles", help="a file, or a shipped network")
+    parser.add_argument("--size", type=int, default=1024, help="long side of the photos, in pixels")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images")
+    arguments = parser.parse_args()
+    subject = trained.load(arguments.network, stroke_size=round(0.45 * arguments.size))
+    photos = {name: photo_at(name, arguments.size) for name in _MIDDLES}
+    rows: list[list[np.ndarray]] = []
+    parts: list[np.ndarray] = []
+    began = time.monotonic()
+    styles = subject.trained.styles
+    for index, style in enumerate(styles):
+        pictures = {name: painted(subject, photo, style) for name, photo in photos.items()}
+        cells = [subject.painting(style), *pictures.values()]
+        rows.append([images.fit(cell, _SMALL) for cell in cells])
+        name = list(_MIDDLES)[index % len(_MIDDLES)]
+        parts.append(part_of(pictures[name], _MIDDLES[name]))
+    count = len(styles) * len(photos)
+    print(f"{count} pictures of {arguments.size} pixels: {time.monotonic() - began:.0f} s")
+    labels = [style.replace("_", "\n") for style in styles]
+    columns = ["painting", *photos]
+    images.write(
+        arguments.output / "styles.jpg",
+        image_grid.draw(rows, row_labels=labels, column_labels=columns),
+    )
+    images.write(arguments.output / "strokes.jpg", _in_columns(parts, styles, 3))
+
+
+def _in_columns(cells: Sequence[np.ndarray], labels: Sequence[str], count: int) -> np.ndarray:
+    starts = range(0, len(cells), count)
+    return image_grid.draw(
+        [cells[start : start + count] for start in starts],
+        captions=[labels[start : start + count] for start in starts],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
