@@ -20,7 +20,7 @@ from perceptual_jax.io import image_grid, images, resources
 from perceptual_jax.pretrained.networks import load_network
 
 # Of a cell of the first sheet, and of the second.
-_SMALL, _PART = 200, (280, 380)
+_SMALL, _PART = 180, (270, 380)
 
 # The part of each photo that is shown at its full size: its middle, from the top and left.
 _MIDDLES = {
@@ -76,11 +76,9 @@ def main() -> None:
     print(f"{count} pictures of {arguments.size} pixels: {time.monotonic() - began:.0f} s")
     labels = [style.replace("_", "\n") for style in styles]
     columns = ["painting", *photos]
-    images.write(
-        arguments.output / "styles.jpg",
-        image_grid.draw(rows, row_labels=labels, column_labels=columns),
-    )
-    images.write(arguments.output / "strokes.jpg", _in_columns(parts, styles, 3))
+    sheet = image_grid.draw(rows, row_labels=labels, column_labels=columns)
+    for name, picture in (("styles", sheet), ("strokes", _in_columns(parts, styles, 3))):
+        images.write(arguments.output / f"{name}.jpg", picture, quality=85)
 
 
 def _in_columns(cells: Sequence[np.ndarray], labels: Sequence[str], count: int) -> np.ndarray:

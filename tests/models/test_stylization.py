@@ -96,7 +96,7 @@ class TestTiles:
         photo = images.read(resources.picture("coffee", "content"))[:200, :600]
         options: Any = {
             "network": trained.network,
-            "style_weights": np.eye(len(trained.styles), dtype=np.float32)[0],
+            "style_weights": trained.style_weights({trained.styles[0]: 1.0}),
         }
         expected = stylization.stylize_batch(trained.variables, photo[None], **options)[0]
         parts = list(stylization.stylize_tiles(trained.variables, photo, tile=360, **options))
