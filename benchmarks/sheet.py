@@ -1,4 +1,4 @@
-"""Every style of a network on four photos, small and in parts of full size, and how long it takes.
+"""Every style of a network on four photos, small and in parts of full size.
 
     python benchmarks/sheet.py
 
@@ -6,14 +6,14 @@ Draws two sheets for the eye; README.md beside this file says more.
 """
 
 import argparse
+import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import trained
-from trained import ROOT, Subject
+from trained import ROOT
 
 from perceptual_jax import models
 from perceptual_jax.io import image_grid, images, resources
@@ -49,9 +49,14 @@ def part_of(picture: np.ndarray, middle: tuple[float, float]) -> np.ndarray:
     return picture[tuple(place)]
 
 
-def painted(subject: Subject, photo: np.ndarray, style: str) -> np.ndarray:
-    varied = models.vary(photo, stroke_size=subject.stroke_size)
-    return np.asarray(subject.stylize(varied, style))
+def painted(style: str, folder: Path, arguments: argparse.Namespace) -> dict[str, np.ndarray]:
+    """What the program makes of the photos in a folder, by their names."""
+    target = folder / style
+    command: list[str | Path] = [sys.executable, ROOT / "run.py", "--mode=stylize"]
+    command += [f"--network={arguments.network}"]
+    command += [f"--style={style}", f"--input={folder / 'photos'}", f"--output={target}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return {name: images.read(target / f"{name}.png") for name in _MIDDLES}
 
 
 def main() -> None:
@@ -60,24 +65,23 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="long side of the photos, in pixels")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images")
     arguments = parser.parse_args()
-    subject = trained.load(arguments.network, stroke_size=round(0.45 * arguments.size))
-    photos = {name: photo_at(name, arguments.size) for name in _MIDDLES}
+    network = load_network(arguments.network)
     rows: list[list[np.ndarray]] = []
     parts: list[np.ndarray] = []
-    began = time.monotonic()
-    styles = subject.trained.styles
-    for index, style in enumerate(styles):
-        pictures = {name: painted(subject, photo, style) for name, photo in photos.items()}
-        cells = [subject.painting(style), *pictures.values()]
-        rows.append([images.fit(cell, _SMALL) for cell in cells])
-        name = list(_MIDDLES)[index % len(_MIDDLES)]
-        parts.append(part_of(pictures[name], _MIDDLES[name]))
-    count = len(styles) * len(photos)
-    print(f"{count} pictures of {arguments.size} pixels: {time.monotonic() - began:.0f} s")
-    labels = [style.replace("_", "\n") for style in styles]
-    columns = ["painting", *photos]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for photo in _MIDDLES:
+            images.write(folder / "photos" / f"{photo}.png", photo_at(photo, arguments.size))
+        for index, style in enumerate(network.styles):
+            pictures = painted(style, folder, arguments)
+            cells = [images.read(resources.picture(style, "styles")), *pictures.values()]
+            rows.append([images.fit(cell, _SMALL) for cell in cells])
+            photo = list(_MIDDLES)[index % len(_MIDDLES)]
+            parts.append(part_of(pictures[photo], _MIDDLES[photo]))
+    labels = [style.replace("_", "\n") for style in network.styles]
+    columns = ["painting", *_MIDDLES]
     sheet = image_grid.draw(rows, row_labels=labels, column_labels=columns)
-    for name, picture in (("styles", sheet), ("strokes", _in_columns(parts, styles, 3))):
+    for name, picture in (("styles", sheet), ("strokes", _in_columns(parts, network.styles, 3))):
         images.write(arguments.output / f"{name}.jpg", picture, quality=85)
 
 
@@ -90,4 +94,4 @@ def _in_columns(cells: Sequence[np.ndarray], labels: Sequence[str], count: int) 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

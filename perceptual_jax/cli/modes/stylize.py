@@ -37,6 +37,9 @@ _SHEET_SIDE = 320
 # pixels.
 _STROKE_SHARE = 0.45
 
+# Mirrored pixels around a picture while it is computed: networks leave a frame along the edges.
+_MARGIN = 16
+
 # From this size on the largest stroke hardly shows in the whole picture.
 _FINE_PIXELS = 12_000_000
 
@@ -232,11 +235,12 @@ def _apply(
     in_tiles: Any = functools.partial(models.stylize_tiles, style_weights=style_weights[0])
     if values.content_mask:
         height_width = pictures[0].rgb.shape[:2]
+        regions = masks.read_all(values.content_mask, len(style_weights), height_width)
         in_tiles = functools.partial(
             models.stylize_regions,
-            masks=masks.read_all(values.content_mask, len(style_weights), height_width),
+            masks=[_mirrored(mask) for mask in regions],
             style_weights=style_weights,
-            background=pictures[0].rgb,
+            background=_mirrored(pictures[0].rgb),
         )
     results = batch.results(
         [_varied(values, picture, stroke_size) for picture in pictures],
@@ -247,7 +251,8 @@ def _apply(
         at_once=functools.partial(stylization.stylize_batch, style_weights=style_weights[0]),
         in_tiles=in_tiles,
     )
-    pairs = zip(pictures, results, strict=False)
+    inside = slice(_MARGIN, -_MARGIN)
+    pairs = zip(pictures, (result[inside, inside] for result in results), strict=False)
     return [
         dataclasses.replace(picture, rgb=_blend(values, result, picture.rgb))
         for picture, result in pairs
@@ -255,8 +260,15 @@ def _apply(
 
 
 def _varied(values: Any, picture: Picture, stroke_size: float | None) -> Picture:
+    """The picture as the network gets it: with noise where it is flat, and a margin."""
     rgb = models.vary(picture.rgb, amount=values.variation, stroke_size=stroke_size)
-    return dataclasses.replace(picture, rgb=rgb)
+    return dataclasses.replace(picture, rgb=_mirrored(rgb))
+
+
+def _mirrored(values: np.ndarray) -> np.ndarray:
+    """With a margin, `(H, W, ...)` to `(H + 2 _MARGIN, W + 2 _MARGIN, ...)`."""
+    margins = [(_MARGIN, _MARGIN)] * 2 + [(0, 0)] * (values.ndim - 2)
+    return np.pad(values, margins, mode="reflect")
 
 
 def _blend(values: Any, result: np.ndarray, photo: np.ndarray) -> np.ndarray:
