@@ -298,6 +298,14 @@ def weighted_names(texts: Sequence[str]) -> list[tuple[str, float]]:
     return names
 
 
+def mixed(styles: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """How much there is of each style, which may be named more than once."""
+    mix = dict.fromkeys((name for name, _ in styles), 0.0)
+    for name, weight in styles:
+        mix[name] += weight
+    return mix
+
+
 def _is_file(text: str) -> bool:
     """Whether it names a file, perhaps with a weight behind."""
     name, _, weight = text.rpartition(":")

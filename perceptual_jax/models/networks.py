@@ -40,12 +40,12 @@ _OUTPUTS = ("linear", "tanh")
 _OF_PAPER: dict[str, Any] = {"normalization": "batch", "upsampling": "transposed", "output": "tanh"}
 
 # The paper pads once: five unpadded residual blocks take away 40 pixels on each side.
-_PAPER_PADDING = 40
+PAPER_PADDING = 40
 
 # Scale of what is added to the bicubic enlargement. The output layer sums thousands of features,
 # and a step of Adam moves each of its weights by about the learning rate: with a scale ten times as
 # large, a training at 1e-3 diverged after 450 steps and left all of the last ReLUs dead.
-_ADDED_SCALE = 0.0025
+ADDED_SCALE = 0.0025
 
 
 class StyleNetwork(nn.Module):
@@ -122,7 +122,7 @@ class StyleNetwork(nn.Module):
 
         x = _centred(images).astype(self.dtype)
         if once:
-            x = pad.reflect_pad(x, _PAPER_PADDING)
+            x = pad.reflect_pad(x, PAPER_PADDING)
         x = layer(x, conv(self.width, size=9, name="conv1"), "norm1")
         x = layer(x, conv(2 * self.width, stride=2, name="conv2"), "norm2")
         x = layer(x, conv(4 * self.width, stride=2, name="conv3"), "norm3")
@@ -199,7 +199,7 @@ class SuperResolutionNetwork(nn.Module):
         x = conv(3, size=9, scale=1.0 if self.skip else 0.5, name="output")(x, size)
         if not self.skip:
             return _pixels(x, self.output)
-        return bicubic(images, self.factor, given) + _ADDED_SCALE * x.astype(jnp.float32)
+        return bicubic(images, self.factor, given) + ADDED_SCALE * x.astype(jnp.float32)
 
 
 def paper_super_resolution_network(factor: int) -> SuperResolutionNetwork:
@@ -255,7 +255,7 @@ def _check_frames(network: Network, size: Any) -> None:
 
 def smallest_side(network: Network) -> int:
     """The fewest pixels that both sides of an image need, for reflection to mirror them."""
-    return _PAPER_PADDING + 1 if network.padding == "once" else 5
+    return PAPER_PADDING + 1 if network.padding == "once" else 5
 
 
 def check_sides(height: Any, width: Any, least: int) -> None:

@@ -168,10 +168,7 @@ def _load_network(values: Any, styles: Sequence[str]) -> TrainedNetwork:
 def _mixes(values: Any, styles: Sequence[tuple[str, float]]) -> list[dict[str, float]]:
     """How much of each style a region has; without masks there is one, the whole picture."""
     if not values.content_mask:
-        mix = dict.fromkeys((name for name, _ in styles), 0.0)
-        for name, weight in styles:
-            mix[name] += weight
-        return [mix]
+        return [flags.mixed(styles)]
     if values.sheet:
         raise UserError("--sheet shows every style on all of a photo: leave out --content_mask")
     flags.check_content_masks(values, len(styles), "styles")
