@@ -64,7 +64,8 @@ def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int 
       A `Loss` of batches `{"photos": (B, H, W, 3) uint8, "index": (B,)}`, or of P crops of each
       photo, `(B, P, H, W, 3)` and `(B, P)`, with the constants that `style_constants` gives for the
       paintings from `first_style` on.  Crops that are normalised together need a network with
-      instance normalisation.
+      instance normalisation.  Where the batch has `"inputs"`, photos that were varied, the network
+      gets these.
     """
 
     def loss(variables: Any, batch: Batch, constants: Any) -> tuple[jax.Array, Terms, Any]:
@@ -77,7 +78,8 @@ def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int 
         # The statistics of all images together are a collection, see `layers.InstanceNorm`.
         mutable = ["statistics" if parts else "batch_stats"]
         apply: Any = functools.partial(network.apply, variables, train=True, mutable=mutable)
-        outputs, updated = (jax.vmap(apply) if parts else apply)(photos, weights)
+        inputs = unit_range(batch["inputs"]) if "inputs" in batch else photos
+        outputs, updated = (jax.vmap(apply) if parts else apply)(inputs, weights)
         updated = {} if parts else updated
         wanted = Targets(
             content=_content(objective, constants["vgg"], photos),

@@ -191,6 +191,22 @@ class TestStyleLoss:
             for term, value in expected.items():
                 np.testing.assert_allclose(terms[term][photo], value, rtol=2e-3, err_msg=term)
 
+    def test_compares_content_with_the_photo_before_it_was_varied(
+        self, variables: Any, constants: Any
+    ) -> None:
+        inputs = np.random.default_rng(8).integers(0, 256, size=PHOTOS.shape, dtype=np.uint8)
+        loss = jax.jit(train_losses.style_loss(NETWORK, OBJECTIVE))
+        batch = {"photos": PHOTOS, "inputs": inputs, "index": np.int32(INDEX)}
+        _, terms, _ = loss(variables, batch, constants)
+        one_hot = jax.nn.one_hot(jnp.asarray(INDEX) % 3, 3)
+        outputs = jax.jit(NETWORK.apply)(variables, inputs / np.float32(255), one_hot)
+        found, wanted = (
+            reference.vgg_features(PARAMS, np.asarray(x), "max")["relu2_2"]
+            for x in (outputs, PHOTOS / np.float32(255))
+        )
+        expected = 2.0 * np.mean(np.square(found - wanted), (1, 2, 3))
+        np.testing.assert_allclose(terms["content/relu2_2"], expected, rtol=1e-3)
+
     def test_gives_the_running_statistics_on(self, constants: Any) -> None:
         """Of batch normalisation, which moves them while it trains."""
         network = StyleNetwork(width=2, residual_blocks=0, normalization="batch")
@@ -326,6 +342,22 @@ class TestSuperresLoss:
             assert set(expected) == set(terms)
             for term, value in expected.items():
                 np.testing.assert_allclose(terms[term][photo], value, rtol=2e-3, err_msg=term)
+
+    def test_compares_content_with_the_photo_before_it_was_varied(
+        self, variables: Any, constants: Any
+    ) -> None:
+        inputs = np.random.default_rng(8).integers(0, 256, size=PHOTOS.shape, dtype=np.uint8)
+        loss = jax.jit(train_losses.style_loss(NETWORK, OBJECTIVE))
+        batch = {"photos": PHOTOS, "inputs": inputs, "index": np.int32(INDEX)}
+        _, terms, _ = loss(variables, batch, constants)
+        one_hot = jax.nn.one_hot(jnp.asarray(INDEX) % 3, 3)
+        outputs = jax.jit(NETWORK.apply)(variables, inputs / np.float32(255), one_hot)
+        found, wanted = (
+            reference.vgg_features(PARAMS, np.asarray(x), "max")["relu2_2"]
+            for x in (outputs, PHOTOS / np.float32(255))
+        )
+        expected = 2.0 * np.mean(np.square(found - wanted), (1, 2, 3))
+        np.testing.assert_allclose(terms["content/relu2_2"], expected, rtol=1e-3)
 
     def test_gives_the_running_statistics_on(self) -> None:
         """Of batch normalisation, which moves them while it trains."""

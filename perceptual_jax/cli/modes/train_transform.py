@@ -172,7 +172,7 @@ class _Crops:
             stroke_size=self._stroke_size(number) if len(self._sizes) > 1 else None,
             seed=noise,
         )
-        return {"photos": images.eight_bits(found)}
+        return {"inputs": images.eight_bits(found)}
 
     def _share_and_noise(self, number: int) -> tuple[float, int]:
         random = np.random.default_rng((self._seed, number, _OF_VARIATION))

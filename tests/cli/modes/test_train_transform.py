@@ -260,14 +260,14 @@ class TestCrops:
         """Grey noise on what is flat: the same for the same number, and another for another."""
         photo = np.full((64, 64, 3), 100, np.uint8)
         crops = crops_of()
-        first, again, other = (crops.varied(photo, number)["photos"] for number in (3, 3, 4))
+        first, again, other = (crops.varied(photo, number)["inputs"] for number in (3, 3, 4))
         np.testing.assert_array_equal(first, again)
         assert first.dtype == np.uint8
         assert (first != other).any()
-        amounts = [crops.varied(photo, number)["photos"].std() for number in range(20)]
+        amounts = [crops.varied(photo, number)["inputs"].std() for number in range(20)]
         assert min(amounts) < 0.2 * max(amounts)
         crops = crops_of(variation=0.0)
-        np.testing.assert_array_equal(crops.varied(photo, 3)["photos"], photo)
+        np.testing.assert_array_equal(crops.varied(photo, 3)["inputs"], photo)
 
     def test_of_one_photo_have_one_share_of_the_noise_for_their_strokes(self) -> None:
         photo = np.full((64, 64, 3), 102, np.uint8)
@@ -282,7 +282,7 @@ class TestCrops:
                 stroke_size=(256, 256, 1024, 1024)[number % 4],
                 seed=int(own.integers(2**32)),
             )
-            found = crops.varied(photo, number)["photos"]
+            found = crops.varied(photo, number)["inputs"]
             np.testing.assert_array_equal(found, images.eight_bits(expected))
 
     def test_show_large_photos_to_large_strokes(self) -> None:
