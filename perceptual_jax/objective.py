@@ -344,6 +344,7 @@ def evaluate(
     targets: Targets,
     *,
     term_weights: Mapping[str, ArrayLike] | None = None,
+    parts: bool = False,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The objective of images, and the weighted terms whose sum it is.
 
@@ -354,6 +355,9 @@ def evaluate(
       targets: what `targets` gave for this objective.
       term_weights: in place of `objective.term_weights()`; values may be traced, so that one
         compiled program serves many weightings.
+      parts: whether images are `(..., P, H, W, 3)`, P parts of one picture each, as large as all of
+        them, and the photo's features in `targets.content` alike.  Of every picture there is then
+        one value.
 
     Returns:
       `(...)` and a dict from the terms' names (`content/conv4_2`, `style/conv1_1`,
@@ -362,12 +366,18 @@ def evaluate(
     weights = objective.term_weights() if term_weights is None else term_weights
     images = as_images(images)
     _check_complete(objective, targets, weights)
+
+    def joined(maps: jax.Array) -> jax.Array:
+        # No loss but the total variation asks where in a picture a position is.
+        return maps.reshape(*maps.shape[:-4], -1, *maps.shape[-2:]) if parts else maps
+
     found = _features(objective, params, images, objective.layers)
+    found = {layer: joined(of_layer) for layer, of_layer in found.items()}
     content_loss = (
         losses.gatys_content if objective.formulation == "gatys" else losses.feature_reconstruction
     )
     raw = {
-        f"content/{layer}": content_loss(found[layer], targets.content[layer])
+        f"content/{layer}": content_loss(found[layer], joined(targets.content[layer]))
         for layer in objective.content_layers
     }
     for layer in objective.style_layers:
@@ -382,7 +392,9 @@ def evaluate(
             raw[name] = raw[name] * (1.0 / targets.sizes[layer] ** degree)
     if "total_variation" in weights:
         scale = 255.0**2 * (0.5 if objective.formulation == "johnson_code" else 1.0)
-        raw["total_variation"] = scale * losses.total_variation(images)
+        variation = losses.total_variation(images)
+        raw["total_variation"] = scale * (jnp.sum(variation, -1) if parts else variation)
+    images = joined(images)
     if "range" in weights:
         pixels = images.astype(jnp.float32)
         outside = 255.0 * (pixels - jnp.clip(pixels, 0.0, 1.0))

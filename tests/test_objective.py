@@ -178,6 +178,17 @@ class TestBatches:
             for name, value in alone_terms.items():
                 np.testing.assert_allclose(terms[name][index], value, rtol=1e-4, atol=1e-6)
 
+    @pytest.mark.parametrize("formulation", objective_lib.FORMULATIONS)
+    def test_one_part_is_the_picture(self, formulation: str) -> None:
+        objective = dataclasses.replace(SMALL, formulation=formulation, range_weight=3.0)
+        found = made_for(objective)
+        whole = evaluate(objective, PARAMS, self.images, found)
+        wanted = found._replace(content={"conv2_2": found.content["conv2_2"][None]})
+        in_parts = jax.jit(
+            lambda images: objective_lib.evaluate(objective, PARAMS, images, wanted, parts=True)
+        )(self.images[:, None])
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), in_parts, whole)
+
     def test_every_image_is_compared_in_its_regions(self) -> None:
         masks = [jnp.ones((16, 20)).at[:, 12:].set(0.0), jnp.zeros((16, 20)).at[:, 12:].set(1.0)]
         styles = [jnp.asarray(PAINTING), jnp.asarray(SECOND_PAINTING)]

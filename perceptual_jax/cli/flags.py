@@ -4,6 +4,7 @@ A mode takes its own `Flags` and calls the functions here for what modes share, 
 one name and one meaning everywhere.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -55,6 +56,21 @@ class _ListParser(absl_flags.ListParser):
         return names
 
 
+class _IntegersParser(absl_flags.ArgumentParser[list[int]]):
+    """Ascending integers."""
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+
+    def parse(self, argument: Any) -> list[int]:
+        texts = argument.split(",") if isinstance(argument, str) else argument
+        with contextlib.suppress(ValueError):
+            numbers = [int(text) for text in texts]
+            if numbers == sorted(set(numbers)) and numbers[0] >= self._least:
+                return numbers
+        raise ValueError(f"it must be integers from {self._least} on, ascending, with commas")
+
+
 class _FloatParser(absl_flags.FloatParser):
     """Without infinity and NaN, which no flag has a use for and no bound keeps out."""
 
@@ -90,6 +106,13 @@ class Flags:
             absl_flags.DEFINE, _ListParser(), serializer=absl_flags.CsvListSerializer(",")
         )
         self._define(define, name, default and list(default), text)
+
+    def integers(self, name: str, default: Sequence[int], text: str, *, least: int = 0) -> None:
+        """One integer or several, ascending, with commas between them."""
+        define = functools.partial(
+            absl_flags.DEFINE, _IntegersParser(least), serializer=absl_flags.CsvListSerializer(",")
+        )
+        self._define(define, name, list(default), text)
 
     def integer(self, name: str, default: int | None, text: str, *, least: int = 0) -> None:
         self._define(absl_flags.DEFINE_integer, name, default, text, lower_bound=least)

@@ -28,7 +28,7 @@ class TrainSettings(TrainConfig):
         default=None,
     )
     image_size: int = setting("Side of the crops that it trains on, in pixels.", least=32)
-    batch_size: int = setting("Photos per step, over all devices of all processes.", least=1)
+    batch_size: int = setting("Crops per step, over all devices of all processes.", least=1)
     dtype: str = setting(
         "What convolutions compute in.", default="float32", choices=("float32", "bfloat16")
     )
@@ -114,28 +114,33 @@ def define_run(flags: Flags) -> None:
 
 
 def config_of(
-    values: Any, accelerator: TrainSettings, cpu: TrainSettings, **changes: Any
+    values: Any, accelerator: TrainSettings, cpu: TrainSettings, *, parts: int = 1, **changes: Any
 ) -> TrainSettings:
     """The configuration by the flags of `define`, with the defaults of the device that JAX finds.
+
+    Args:
+      parts: crops that stay together, see `photos.batches`.
+      **changes: to the configuration.
 
     Raises:
       UserError: a value is out of its range, or the batch cannot be cut into equal parts.
     """
     default = cpu if jax.default_backend() == "cpu" else accelerator
-    parts = jax.device_count() * values.accumulate
+    shares = jax.device_count() * values.accumulate * parts
     open_values = {
         "image_size": default.image_size,
-        "batch_size": parts * -(-default.batch_size // parts),
+        "batch_size": shares * -(-default.batch_size // shares),
         "steps": default.steps,
         "learning_rate": LEARNING_RATES[values.optimizer],
     }
     changes |= {name: value for name, value in open_values.items() if getattr(values, name) is None}
     with usage_errors():
         config = filled(default, values, **changes)
-    if config.batch_size % parts:
+    if config.batch_size % shares:
         raise UserError(
             f"--batch_size={config.batch_size} must be a multiple of the {jax.device_count()} "
             f"devices times --accumulate={config.accumulate}"
+            f"{f' times --parts={parts}' if parts > 1 else ''}"
         )
     return config
 
@@ -144,7 +149,14 @@ def settings_of(values: Any, config: TrainSettings) -> dict[str, Any]:
     """Every flag that decides the result, with the value that is used."""
     groups = values.flags_by_module_dict()
     deciding = [groups[name] for name in groups if name not in (_RUN, _PROCESSES)]
-    return {flag.name: flag.value for group in deciding for flag in group} | settings(config)
+    found = {flag.name: _recorded(flag.value) for group in deciding for flag in group}
+    return found | settings(config)
+
+
+def _recorded(value: Any) -> Any:
+    """One integer of a list by itself, as runs recorded it when there was but one."""
+    one = isinstance(value, list) and len(value) == 1 and isinstance(value[0], int)
+    return value[0] if one else value
 
 
 def options_of(values: Any, name: str) -> RunOptions:

@@ -11,6 +11,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ _log = logging.getLogger(__name__)
 # Settings of older runs, by the names that they have today.
 _RENAMED = {"average_decay": "ema_decay"}
 # And what they were before there was a setting for it.
-_ADDED = {"preset": "johnson2016", "style_statistics": "gram", "variation": 0.0}
+_ADDED = {"preset": "johnson2016", "style_statistics": "gram", "variation": 0.0, "parts": 1}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,8 @@ def main(
     *,
     name: str,
     begin: Callable[[Any, TrainSettings], Task],
+    parts: int = 1,
+    recorded: Mapping[str, Any] = MappingProxyType({}),
     **changes: Any,
 ) -> int:
     """Trains a network as the flags say: the `main` of a mode, which gives the exit code.
@@ -70,13 +73,15 @@ def main(
       accelerator, cpu: the defaults of the mode.
       name: of the run folder, if the flags give none.
       begin: makes the task of the mode.
+      parts: crops of each photo, see `photos.batches`.
+      recorded: settings in the place of those of flags that were not given.
       **changes: to the configuration.
     """
     memory.keep()
     training_flags.join_processes(values)
-    config = training_flags.config_of(values, accelerator, cpu, **changes)
+    config = training_flags.config_of(values, accelerator, cpu, parts=parts, **changes)
     options = training_flags.options_of(values, name)
-    settings = training_flags.settings_of(values, config)
+    settings = training_flags.settings_of(values, config) | dict(recorded)
     begun = check_resumable(options, settings)
     source = find_photos(config.data)
     settings["photos"] = check_photos(source, begun, options)
@@ -87,6 +92,7 @@ def main(
             source,
             batch_size=config.batch_size // jax.process_count(),
             crop=config.image_size,
+            parts=parts,
             seed=config.seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -201,7 +207,7 @@ def _as_flag(value: Any) -> str:
     """The value of a flag as a person writes it."""
     if value is None:
         return "not given"
-    return ",".join(value) if isinstance(value, list) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def find_photos(data: str | None) -> photos.Photos:

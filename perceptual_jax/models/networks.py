@@ -12,7 +12,7 @@ linear output, since a tanh saturates before it has learnt.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -318,15 +318,25 @@ def describe(network: nn.Module) -> dict[str, Any]:
     }
 
 
-def with_more_styles(params: Any, rows: int) -> Any:
-    """Parameters with `rows` more styles, each of which starts as the mean of the others."""
+def with_more_styles(params: Any, styles: int, *, sizes: int = 1) -> Any:
+    """Parameters with more styles, of `sizes` rows each, which start as the means of the others."""
 
-    def grow(path: Sequence[Any], leaf: jax.Array) -> jax.Array:
-        if not is_style_parameter(path):
-            return leaf
-        return jnp.concatenate([leaf, jnp.tile(jnp.mean(leaf, 0, keepdims=True), (rows, 1))])
+    def grow(rows: jax.Array) -> jax.Array:
+        means = jnp.mean(rows.reshape(-1, sizes, rows.shape[-1]), 0)
+        return jnp.concatenate([rows, jnp.tile(means, (styles, 1))])
 
-    return jax.tree_util.tree_map_with_path(grow, params)
+    return _with_rows(grow, params)
+
+
+def with_sizes(params: Any, sizes: int) -> Any:
+    """Parameters with as many rows, all alike, for each style, where it has one."""
+    return _with_rows(lambda rows: jnp.repeat(rows, sizes, 0), params)
+
+
+def _with_rows(change: Callable[[jax.Array], jax.Array], params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: change(leaf) if is_style_parameter(path) else leaf, params
+    )
 
 
 def is_style_parameter(path: Sequence[Any]) -> bool:

@@ -173,7 +173,9 @@ def batches(
     batch_size: int,
     crop: int,
     seed: int,
+    parts: int = 1,
     short_side: int | None = None,
+    side_of: Callable[[int], int] | None = None,
     flip: bool = True,
     transform: Callable[[np.ndarray, int], dict[str, np.ndarray]] | None = None,
     process_index: int = 0,
@@ -191,9 +193,12 @@ def batches(
       source: the photos.
       batch_size: examples in a batch of this process.
       crop: side of the square that is cut out at random, in pixels.
+      parts: how many examples in a row are crops of one photo.
       seed: 0 to 2^32 - 1, of the order, the crops and the flips.
       short_side: to which larger photos are reduced; none is enlarged, and those smaller than the
-        crop are skipped. By default all photos are resized to `SHORT_SIDE_PER_CROP` times the crop.
+        crop are skipped. By default all photos are resized to what `side_of` gives.
+      side_of: gives the short side of a photo, at least that of the crop, by the running number of
+        its first example; by default `SHORT_SIDE_PER_CROP` times the crop.
       flip: whether to mirror half of the examples.
       transform: makes more entries of an example from its photo, (crop, crop, 3) uint8, and its
         running number.
@@ -203,9 +208,10 @@ def batches(
 
     Returns:
       A Grain dataset of `{"photos": (batch_size, crop, crop, 3) uint8, "index": (batch_size,)
-      int64}` and the entries of `transform`.  `index` is the running number of an example, over
-      all epochs and processes.  Its iterator has `get_state` and `set_state`: the state is the
-      number of batches so far, and so the same in all processes.
+      int64}` and the entries of `transform`; with several parts all are `(batch_size / parts,
+      parts, ...)`.  `index` is the running number of an example, over all epochs and processes.
+      Its iterator has `get_state` and `set_state`: the state is the number of batches so far, and
+      so the same in all processes.
 
     Raises:
       ValueError: a number is out of its range.
@@ -217,27 +223,37 @@ def batches(
         raise ValueError(f"sizes must be at least 1, got {batch_size=} and {crop=}")
     if not 0 <= process_index < process_count:
         raise ValueError(f"there is no process {process_index} of {process_count}")
-    if short_side is None:
-        reading: dict[str, Any] = {"short_side": round(SHORT_SIDE_PER_CROP * crop)}
-    elif short_side < crop:
+    if parts < 1 or batch_size % parts:
+        raise ValueError(f"{batch_size=} must be a multiple of {parts=}")
+    if short_side is not None and short_side < crop:
         raise ValueError(f"crops of {crop} pixels do not fit into photos of {short_side=}")
-    else:
-        reading = {"short_side": short_side, "enlarge": False, "least": crop}
 
-    def example(number: int, index: int) -> dict[str, np.ndarray]:
-        random = np.random.default_rng((seed, number))
-        photo = _cropped(source.read_or_next(index, **reading), crop, random, flip=flip)
-        entries = {"photos": photo, "index": np.asarray(number, np.int64)}
-        return entries | transform(photo, number) if transform else entries
+    def read(index: int, number: int) -> np.ndarray:
+        if short_side is not None:
+            return source.read_or_next(index, short_side=short_side, enlarge=False, least=crop)
+        side = side_of(number) if side_of else round(SHORT_SIDE_PER_CROP * crop)
+        return source.read_or_next(index, short_side=side)
 
-    # Batches are made before processes take their shares, and `example` gets the number of an
-    # element in the endless sequence: neither the epoch nor the process enters.
+    def example(photo: np.ndarray, number: int) -> dict[str, np.ndarray]:
+        square = _cropped(photo, crop, np.random.default_rng((seed, number)), flip=flip)
+        entries = {"photos": square, "index": np.asarray(number, np.int64)}
+        return entries | transform(square, number) if transform else entries
+
+    def examples(turn: int, index: int) -> dict[str, np.ndarray]:
+        photo = read(index, turn * parts)
+        found = [example(photo, turn * parts + part) for part in range(parts)]
+        if parts == 1:
+            return found[0]
+        return {name: np.stack([entries[name] for entries in found]) for name in found[0]}
+
+    # Batches are made before processes take their shares, and `examples` gets the number of a
+    # photo in the endless sequence: neither the epoch nor the process enters.
     dataset = (
         grain.MapDataset.range(len(source))
         .shuffle(seed)
         .repeat()
-        .map_with_index(example)
-        .batch(batch_size, drop_remainder=True)
+        .map_with_index(examples)
+        .batch(batch_size // parts, drop_remainder=True)
     )
     return dataset[process_index::process_count].to_iter_dataset(
         grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)

@@ -52,7 +52,8 @@ def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int 
     """Resemble the photo in content and a painting in style (Johnson et al. 2016, section 3.2).
 
     The running number of a photo chooses its style, one after the other, so that each style gets
-    as many photos, and each photo gets every style in time.
+    as many photos, and each photo gets every style in time.  Several crops of a photo stand for one
+    picture as large as all of them: they are normalised together, and together compared.
 
     Args:
       network: whose variables are trained.
@@ -60,24 +61,33 @@ def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int 
       first_style: the first style that photos get; those before it are not trained.
 
     Returns:
-      A `Loss` of batches `{"photos": (B, H, W, 3) uint8, "index": (B,)}`, with the constants that
-      `style_constants` gives for the paintings from `first_style` on.
+      A `Loss` of batches `{"photos": (B, H, W, 3) uint8, "index": (B,)}`, or of P crops of each
+      photo, `(B, P, H, W, 3)` and `(B, P)`, with the constants that `style_constants` gives for the
+      paintings from `first_style` on.  Crops that are normalised together need a network with
+      instance normalisation.  Where the batch has `"inputs"`, photos that were varied, the network
+      gets these.
     """
 
     def loss(variables: Any, batch: Batch, constants: Any) -> tuple[jax.Array, Terms, Any]:
-        photos = unit_range(batch["photos"])
-        turns = batch["index"] % (network.styles - first_style)
+        photos, numbers = unit_range(batch["photos"]), batch["index"]
+        parts = numbers.ndim == 2
+        if parts:
+            numbers = numbers[:, 0] // numbers.shape[1]
+        turns = numbers % (network.styles - first_style)
         weights = jax.nn.one_hot(first_style + turns, network.styles, dtype=jnp.float32)
-        outputs, updated = network.apply(
-            variables, photos, weights, train=True, mutable=["batch_stats"]
-        )
+        # The statistics of all images together are a collection, see `layers.InstanceNorm`.
+        mutable = ["statistics" if parts else "batch_stats"]
+        apply: Any = functools.partial(network.apply, variables, train=True, mutable=mutable)
+        inputs = unit_range(batch["inputs"]) if "inputs" in batch else photos
+        outputs, updated = (jax.vmap(apply) if parts else apply)(inputs, weights)
+        updated = {} if parts else updated
         wanted = Targets(
             content=_content(objective, constants["vgg"], photos),
             style=jax.tree.map(lambda of_styles: of_styles[turns][None], constants["style"]),
             regions={},
             sizes=constants["sizes"],
         )
-        totals, terms = evaluate(objective, constants["vgg"], outputs, wanted)
+        totals, terms = evaluate(objective, constants["vgg"], outputs, wanted, parts=parts)
         return totals, terms, updated
 
     return loss

@@ -335,6 +335,25 @@ def test_the_flags_of_an_objective_are_its_settings(preset: Any) -> None:
     assert found.values.flag_values_dict() == {"vgg": "vgg16", **flags.settings(preset)}
 
 
+class TestIntegers:
+    def parsed(self, *arguments: str) -> Any:
+        found = flags.Flags()
+        found.integers("sizes", [384], "Of strokes.", least=32)
+        found.values(["run.py", *arguments])
+        return found
+
+    def test_are_one_or_several(self) -> None:
+        assert self.parsed().values.sizes == [384]
+        assert self.parsed("--sizes=256").values.sizes == [256]
+        assert self.parsed("--sizes=256,512, 1024").values.sizes == [256, 512, 1024]
+        assert "--sizes=384" in self.parsed().help()
+
+    @pytest.mark.parametrize("text", ["", "a", "31", "256,256", "512,256", "256,", "256.0"])
+    def test_ascend_from_the_least_on(self, text: str) -> None:
+        with pytest.raises(absl_flags.Error, match="integers from 32 on, ascending, with commas"):
+            self.parsed(f"--sizes={text}")
+
+
 def test_options_of_a_definition_are_keyword_only() -> None:
     """`integer("steps", 1, "...", 5)` would not say what 5 is."""
     for method in (flags.Flags.integer, flags.Flags.float):

@@ -67,6 +67,14 @@ class TestConfig:
         monkeypatch.setattr(jax, "device_count", lambda: devices)
         assert config_of(f"--accumulate={accumulate}").batch_size == expected
 
+    def test_parts_stay_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(jax, "device_count", lambda: 2)
+        assert config_of(parts=4).batch_size == 8
+        assert config_of("--batch_size=16", parts=4).batch_size == 16
+        message = r"--batch_size=12 must be a multiple of the 2 devices .*1 times --parts=4"
+        with pytest.raises(UserError, match=message):
+            config_of("--batch_size=12", parts=4)
+
     @pytest.mark.parametrize("batch_size", [1, 6, 15])
     def test_a_batch_that_does_not_is_refused(
         self, batch_size: int, monkeypatch: pytest.MonkeyPatch

@@ -383,7 +383,7 @@ class TestCheckResumable:
     def test_one_that_was_added_is_what_older_runs_did_without_it(self, tmp_path: Path) -> None:
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(1, {"x": jnp.zeros(1)}, {}, {"seed": 1})
-        self.check(tmp_path, {"seed": 1, "variation": 0.0, "preset": "johnson2016"})
+        self.check(tmp_path, {"seed": 1, "variation": 0.0, "preset": "johnson2016", "parts": 1})
         with pytest.raises(UserError, match=r"--variation was 0\.0, now 1\.0"):
             self.check(tmp_path, {"seed": 1, "variation": 1.0})
 

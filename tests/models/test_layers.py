@@ -29,3 +29,20 @@ def test_styles_are_mixed_in_full_precision() -> None:
         )
     text = str(traced)
     assert text.count("dot_general") == text.count("Precision.HIGHEST, Precision.HIGHEST") == 2
+
+
+def test_images_are_normalised_together_where_their_statistics_are_kept() -> None:
+    """By the mean and variance of all their positions, as NumPy has them; mapped, in groups."""
+    groups = np.random.default_rng(3).normal(2.0, 3.0, (2, 3, 5, 4, 2)).astype(np.float32)
+    groups[1] *= 2
+    params = {"params": {"scale": jnp.array([[1.0, 3.0]]), "bias": jnp.array([[0.0, -1.0]])}}
+
+    def together(images: jax.Array) -> jax.Array:
+        norm = layers.InstanceNorm(1)
+        return norm.apply(params, images, jnp.ones((1, 1)), mutable=["statistics"])[0]
+
+    found = jax.vmap(together)(jnp.asarray(groups))
+    for group, normalised in zip(np.float64(groups), found, strict=True):
+        mean, variance = group.mean((0, 1, 2)), group.var((0, 1, 2))
+        expected = (group - mean) / np.sqrt(variance + 1e-5) * [1.0, 3.0] + [0.0, -1.0]
+        np.testing.assert_allclose(normalised, expected, rtol=0, atol=1e-5)

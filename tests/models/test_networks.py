@@ -510,6 +510,22 @@ class TestStyles:
         mean = np.broadcast_to(scale.mean(0), (2, 2))
         np.testing.assert_allclose(grown[3:], mean, rtol=1e-6)
 
+    def test_of_several_sizes_more_begin_as_the_mean_at_their_size(self) -> None:
+        """Of one style with three sizes two more are made, each of them as the first."""
+        params = networks.with_more_styles(self.VARIABLES["params"], 2, sizes=3)
+        scale = self.VARIABLES["params"]["norm1"]["instance"]["scale"]
+        grown = params["norm1"]["instance"]["scale"]
+        np.testing.assert_array_equal(grown, np.concatenate([scale] * 3))
+
+    def test_sizes_begin_alike(self) -> None:
+        params = networks.with_sizes(self.VARIABLES["params"], 2)
+        scale = self.VARIABLES["params"]["norm1"]["instance"]["scale"]
+        grown = params["norm1"]["instance"]["scale"]
+        np.testing.assert_array_equal(grown, scale[np.array([0, 0, 1, 1, 2, 2])])
+        np.testing.assert_array_equal(
+            params["conv1"]["kernel"], self.VARIABLES["params"]["conv1"]["kernel"]
+        )
+
     def test_are_what_only_instance_normalisation_has(self) -> None:
         leaves = jax.tree_util.tree_leaves_with_path(self.VARIABLES["params"])
         of_styles = [leaf for path, leaf in leaves if networks.is_style_parameter(path)]

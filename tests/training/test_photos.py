@@ -559,6 +559,67 @@ class TestBatches:
         assert (name, others) == (str(tmp_path / "001.png"), [])
         assert f"is too small, {SHORT_SIDE - 1}x40" in reason
 
+    def test_parts_are_crops_of_one_photo_in_a_row(self, ten: photos.Photos) -> None:
+        """In an axis of their own; photos come in the order that they have without."""
+        endless = batches(ten, batch_size=6, parts=3)
+        order: list[int] = []
+        for first in (0, 6, 12, 18, 24):
+            batch = next(endless)
+            assert batch["photos"].shape == (2, 3, CROP, CROP, 3)
+            np.testing.assert_array_equal(
+                batch["index"], first + np.arange(6, dtype=np.int64).reshape(2, 3)
+            )
+            for of_one in batch["photos"]:
+                found = [crop_of(photo) for photo in of_one]
+                (number,) = {crop.number for crop in found}
+                order.append(number)
+        assert order == [crop.number for crop in crops(ten, 10)]
+
+    def test_parts_differ_and_have_the_entries_of_their_numbers(self, ten: photos.Photos) -> None:
+        """As crops by themselves have."""
+
+        def transform(photo: np.ndarray, number: int) -> dict[str, np.ndarray]:
+            return {"small": photo[::4, ::4], "number": np.asarray(number)}
+
+        batch = next(batches(ten, batch_size=8, parts=8, transform=transform))
+        np.testing.assert_array_equal(batch["number"], batch["index"])
+        np.testing.assert_array_equal(batch["small"], batch["photos"][:, :, ::4, ::4])
+        assert len({crop_of(photo) for photo in batch["photos"][0]}) > 4
+
+    def test_parts_go_on_where_they_were_in_any_number_of_processes(
+        self, ten: photos.Photos
+    ) -> None:
+        alone: Any = batches(ten, batch_size=8, parts=2)
+        for _ in range(3):
+            next(alone)
+        processes: list[Any] = [
+            batches(ten, batch_size=4, parts=2, process_index=index, process_count=2)
+            for index in range(2)
+        ]
+        for process in processes:
+            process.set_state(alone.get_state())
+        for _ in range(4):
+            shares = [next(process) for process in processes]
+            joined = {name: np.concatenate([share[name] for share in shares]) for name in shares[0]}
+            assert_equal(joined, next(alone))
+
+    def test_a_photo_may_have_a_size_by_its_number(self, tmp_path: Path) -> None:
+        """Of a ramp of 180 pixels: the larger it is made, the less of it a crop shows."""
+        ramp_file(tmp_path / "a.png")
+        asked: list[int] = []
+
+        def side_of(number: int) -> int:
+            asked.append(number)
+            return 40 if number < 2 else 400
+
+        options = {"crop": 32, "batch_size": 4, "parts": 2, "side_of": side_of}
+        batch = next(batches(photos.source(tmp_path), **options))
+        assert asked == [0, 2]
+        for of_one, side in zip(batch["photos"].astype(int), (40, 400), strict=True):
+            for photo in of_one:
+                shown = abs(photo[0, 0, 0] - photo[0, -1, 0])
+                assert shown == pytest.approx(31 * 255 / 179 * 180 / side, abs=2)
+
     @pytest.mark.parametrize("num_threads", [1, 3])
     def test_threads_change_nothing(self, ten: photos.Photos, num_threads: int) -> None:
         alone, together = batches(ten), batches(ten, num_threads=num_threads)
@@ -660,6 +721,8 @@ class TestBatches:
         "options",
         [
             {"batch_size": 0},
+            {"parts": 0},
+            {"parts": 3},
             {"crop": 0},
             {"short_side": CROP - 1},
             {"seed": -1},

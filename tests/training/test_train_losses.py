@@ -3,6 +3,7 @@
 The network and VGG have a few channels, and photos a few hundred pixels.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perceptual_jax import vgg
+from perceptual_jax import losses, vgg
 from perceptual_jax.models import networks
 from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork
 from perceptual_jax.objective import Objective
@@ -27,6 +28,13 @@ OBJECTIVE = Objective(
     style_layers=("relu1_2", "relu2_2"),
     style_weight=300.0,
     tv_weight=1e-3,
+)
+MOMENTS = dataclasses.replace(
+    OBJECTIVE,
+    formulation="normalized",
+    style_statistics="wasserstein",
+    tv_weight=0.0,
+    range_weight=None,
 )
 NETWORK = StyleNetwork(styles=3, width=2, residual_blocks=0)
 PAINTINGS = [reference.random_images(16, 20, 3, seed=i) ** (i + 1) for i in range(3)]
@@ -133,6 +141,72 @@ class TestStyleLoss:
                 np.testing.assert_allclose(terms[name][index], value, rtol=1e-3, err_msg=name)
             np.testing.assert_allclose(totals[index], sum(expected.values()), rtol=1e-3)
 
+    @pytest.mark.parametrize("name", ["gram", "moments"])
+    def test_of_parts_is_that_of_one_picture_of_them(
+        self, variables: Any, constants: Any, name: str
+    ) -> None:
+        """Whose statistics are those of all their positions, whatever lies beside what."""
+        objective = OBJECTIVE if name == "gram" else MOMENTS
+        if name == "moments":
+            constants = train_losses.style_constants(objective, PARAMS, PAINTINGS)
+        loss = jax.jit(train_losses.style_loss(NETWORK, objective))
+        # Photos 5 and 6 get styles 2 and 0.
+        index = jnp.arange(10, 14, dtype=jnp.int32).reshape(2, 2)
+        photos = jnp.asarray(PHOTOS).reshape(2, 2, *PHOTOS.shape[1:])
+        totals, terms, updated = loss(variables, {"photos": photos, "index": index}, constants)
+        assert totals.shape == (2,)
+        assert updated == {}
+        for photo, style in ((0, 2), (1, 0)):
+            pair = PHOTOS[2 * photo : 2 * photo + 2] / np.float32(255)
+            outputs, _ = NETWORK.apply(
+                variables, pair, jax.nn.one_hot(style, 3), mutable=["statistics"]
+            )
+            outputs = np.asarray(outputs)
+            found, wanted = (reference.vgg_features(PARAMS, x, "max") for x in (outputs, pair))
+            sizes = constants["sizes"] or dict.fromkeys(objective.layers, 1.0)
+            unit = float(sizes["relu2_2"])
+            away = (found["relu2_2"] - wanted["relu2_2"]) / unit
+            expected = {"content/relu2_2": 2.0 * np.mean(np.square(away))}
+            weights = objective.term_weights()
+            for layer in objective.style_layers:
+                # One below the other they are one map.
+                column = found[layer].reshape(1, -1, *found[layer].shape[2:])[0]
+                style_of = jax.tree.map(lambda x: x[style], constants["style"][layer])  # noqa: B023
+                if name == "gram":
+                    gap = reference.gram(column) / column.size - style_of
+                    value = np.mean(np.square(gap))
+                else:
+                    moments = losses.moments(jnp.asarray(column, jnp.float32))
+                    value = losses.gaussian_wasserstein_of_moments(moments, style_of)
+                    value = value / float(sizes[layer]) ** 2
+                expected[f"style/{layer}"] = weights[f"style/{layer}"] * float(value)
+            if name == "gram":
+                vertical, horizontal = (255 * np.diff(outputs, axis=axis) for axis in (1, 2))
+                variation = np.sum(vertical**2) + np.sum(horizontal**2)
+                expected["total_variation"] = 1e-3 * variation / 2
+            else:
+                outside = outputs - np.clip(outputs, 0, 1)
+                expected["range"] = weights["range"] * np.mean(outside**2)
+            assert set(expected) == set(terms)
+            for term, value in expected.items():
+                np.testing.assert_allclose(terms[term][photo], value, rtol=2e-3, err_msg=term)
+
+    def test_compares_content_with_the_photo_before_it_was_varied(
+        self, variables: Any, constants: Any
+    ) -> None:
+        inputs = np.random.default_rng(8).integers(0, 256, size=PHOTOS.shape, dtype=np.uint8)
+        loss = jax.jit(train_losses.style_loss(NETWORK, OBJECTIVE))
+        batch = {"photos": PHOTOS, "inputs": inputs, "index": np.int32(INDEX)}
+        _, terms, _ = loss(variables, batch, constants)
+        one_hot = jax.nn.one_hot(jnp.asarray(INDEX) % 3, 3)
+        outputs = jax.jit(NETWORK.apply)(variables, inputs / np.float32(255), one_hot)
+        found, wanted = (
+            reference.vgg_features(PARAMS, np.asarray(x), "max")["relu2_2"]
+            for x in (outputs, PHOTOS / np.float32(255))
+        )
+        expected = 2.0 * np.mean(np.square(found - wanted), (1, 2, 3))
+        np.testing.assert_allclose(terms["content/relu2_2"], expected, rtol=1e-3)
+
     def test_gives_the_running_statistics_on(self, constants: Any) -> None:
         """Of batch normalisation, which moves them while it trains."""
         network = StyleNetwork(width=2, residual_blocks=0, normalization="batch")
@@ -218,6 +292,72 @@ class TestSuperresLoss:
         loss = train_losses.superres_loss(self.NETWORK, objective, pixel_weight=1.0)
         total, _, _ = jax.jit(loss)(variables, batch, {"vgg": vgg.freeze(PARAMS, objective.layers)})
         np.testing.assert_allclose(total, [0.0], atol=1e-7)
+
+    @pytest.mark.parametrize("name", ["gram", "moments"])
+    def test_of_parts_is_that_of_one_picture_of_them(
+        self, variables: Any, constants: Any, name: str
+    ) -> None:
+        """Whose statistics are those of all their positions, whatever lies beside what."""
+        objective = OBJECTIVE if name == "gram" else MOMENTS
+        if name == "moments":
+            constants = train_losses.style_constants(objective, PARAMS, PAINTINGS)
+        loss = jax.jit(train_losses.style_loss(NETWORK, objective))
+        # Photos 5 and 6 get styles 2 and 0.
+        index = jnp.arange(10, 14, dtype=jnp.int32).reshape(2, 2)
+        photos = jnp.asarray(PHOTOS).reshape(2, 2, *PHOTOS.shape[1:])
+        totals, terms, updated = loss(variables, {"photos": photos, "index": index}, constants)
+        assert totals.shape == (2,)
+        assert updated == {}
+        for photo, style in ((0, 2), (1, 0)):
+            pair = PHOTOS[2 * photo : 2 * photo + 2] / np.float32(255)
+            outputs, _ = NETWORK.apply(
+                variables, pair, jax.nn.one_hot(style, 3), mutable=["statistics"]
+            )
+            outputs = np.asarray(outputs)
+            found, wanted = (reference.vgg_features(PARAMS, x, "max") for x in (outputs, pair))
+            sizes = constants["sizes"] or dict.fromkeys(objective.layers, 1.0)
+            unit = float(sizes["relu2_2"])
+            away = (found["relu2_2"] - wanted["relu2_2"]) / unit
+            expected = {"content/relu2_2": 2.0 * np.mean(np.square(away))}
+            weights = objective.term_weights()
+            for layer in objective.style_layers:
+                # One below the other they are one map.
+                column = found[layer].reshape(1, -1, *found[layer].shape[2:])[0]
+                style_of = jax.tree.map(lambda x: x[style], constants["style"][layer])  # noqa: B023
+                if name == "gram":
+                    gap = reference.gram(column) / column.size - style_of
+                    value = np.mean(np.square(gap))
+                else:
+                    moments = losses.moments(jnp.asarray(column, jnp.float32))
+                    value = losses.gaussian_wasserstein_of_moments(moments, style_of)
+                    value = value / float(sizes[layer]) ** 2
+                expected[f"style/{layer}"] = weights[f"style/{layer}"] * float(value)
+            if name == "gram":
+                vertical, horizontal = (255 * np.diff(outputs, axis=axis) for axis in (1, 2))
+                variation = np.sum(vertical**2) + np.sum(horizontal**2)
+                expected["total_variation"] = 1e-3 * variation / 2
+            else:
+                outside = outputs - np.clip(outputs, 0, 1)
+                expected["range"] = weights["range"] * np.mean(outside**2)
+            assert set(expected) == set(terms)
+            for term, value in expected.items():
+                np.testing.assert_allclose(terms[term][photo], value, rtol=2e-3, err_msg=term)
+
+    def test_compares_content_with_the_photo_before_it_was_varied(
+        self, variables: Any, constants: Any
+    ) -> None:
+        inputs = np.random.default_rng(8).integers(0, 256, size=PHOTOS.shape, dtype=np.uint8)
+        loss = jax.jit(train_losses.style_loss(NETWORK, OBJECTIVE))
+        batch = {"photos": PHOTOS, "inputs": inputs, "index": np.int32(INDEX)}
+        _, terms, _ = loss(variables, batch, constants)
+        one_hot = jax.nn.one_hot(jnp.asarray(INDEX) % 3, 3)
+        outputs = jax.jit(NETWORK.apply)(variables, inputs / np.float32(255), one_hot)
+        found, wanted = (
+            reference.vgg_features(PARAMS, np.asarray(x), "max")["relu2_2"]
+            for x in (outputs, PHOTOS / np.float32(255))
+        )
+        expected = 2.0 * np.mean(np.square(found - wanted), (1, 2, 3))
+        np.testing.assert_allclose(terms["content/relu2_2"], expected, rtol=1e-3)
 
     def test_gives_the_running_statistics_on(self) -> None:
         """Of batch normalisation, which moves them while it trains."""

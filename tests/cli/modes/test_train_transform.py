@@ -4,6 +4,7 @@ Networks have a few channels, and photos 32 pixels; VGG is the true one.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -25,7 +27,8 @@ from perceptual_jax import training
 from perceptual_jax.cli import main
 from perceptual_jax.cli.modes import train_transform
 from perceptual_jax.io import images
-from perceptual_jax.models import networks
+from perceptual_jax.models import networks, vary
+from perceptual_jax.objective import JOHNSON
 from perceptual_jax.pretrained.networks import is_style_name, load_network
 from tests import reference
 from tests.cli.modes.runs import contents, digest, metrics
@@ -219,10 +222,11 @@ class TestResult:
     def test_is_measured_and_drawn(self, whole: Path) -> None:
         lines = metrics(whole)
         assert lines[-1]["step"] == STEPS
-        terms = {"content/relu1_2", "style/relu1_1", "total_variation"}
+        terms = {"content/relu1_2", "style/relu1_1", "range"}
         assert all(set(line["terms"]) == terms for line in lines)
         config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
         assert config["style"] == ["red.png", "blue.png"]
+        assert config["style_size"] == 32
         assert images.read(whole / "terms.png").shape == (500, 800, 3)
 
     def test_without_photos_is_of_the_samples(self, folder: Path, capsys: Captured) -> None:
@@ -234,25 +238,70 @@ class TestResult:
         found = load_network("runs/red-blue/network.safetensors")
         assert found.settings["data"] is None
 
-    def test_is_of_photos_that_are_varied_by_random_shares(self) -> None:
+    def test_may_be_for_gram_matrices(self) -> None:
+        """Another objective by its name; flags that are given come before it."""
+        options = ("--preset=johnson2016", "--steps=2", "--workdir=grams")
+        assert main.main(["run.py", "--mode=train_transform", *SMALL, *options]) == 0
+        terms = metrics("grams")[0]["terms"]
+        assert set(terms) == {"content/relu1_2", "style/relu1_1", "total_variation"}
+        config = json.loads(Path("grams", "config.json").read_text(encoding="utf-8"))
+        assert config["style_weight"] == JOHNSON.style_weight
+        assert config["content_layers"] == ["relu1_2"]
+
+
+def crops_of(seed: int = 0, crop: int = 256, **flags: Any) -> train_transform._Crops:
+    values = SimpleNamespace(**{"style_size": [384], "parts": 1, "variation": 1.0, **flags})
+    config = dataclasses.replace(train_transform.CPU, seed=seed, image_size=crop)
+    return train_transform._Crops(values, config)
+
+
+class TestCrops:
+    def test_are_varied_by_random_shares(self) -> None:
         """Grey noise on what is flat: the same for the same number, and another for another."""
         photo = np.full((64, 64, 3), 100, np.uint8)
-        first, again, other = (
-            train_transform._varied(1.0, 0, photo, number)["photos"] for number in (3, 3, 4)
-        )
+        crops = crops_of()
+        first, again, other = (crops.varied(photo, number)["inputs"] for number in (3, 3, 4))
         np.testing.assert_array_equal(first, again)
         assert first.dtype == np.uint8
         assert (first != other).any()
-        amounts = [train_transform._varied(1.0, 0, photo, i)["photos"].std() for i in range(20)]
+        amounts = [crops.varied(photo, number)["inputs"].std() for number in range(20)]
         assert min(amounts) < 0.2 * max(amounts)
-        np.testing.assert_array_equal(train_transform._varied(0.0, 0, photo, 3)["photos"], photo)
+        crops = crops_of(variation=0.0)
+        np.testing.assert_array_equal(crops.varied(photo, 3)["inputs"], photo)
 
-    def test_may_be_for_moments(self) -> None:
-        """Another objective by its name; flags that are given come before it."""
-        options = ("--preset=wasserstein", "--steps=2", "--workdir=moments")
-        assert main.main(["run.py", "--mode=train_transform", *SMALL, *options]) == 0
-        terms = metrics("moments")[0]["terms"]
-        assert set(terms) == {"content/relu1_2", "style/relu1_1", "range"}
+    def test_of_one_photo_have_one_share_of_the_noise_for_their_strokes(self) -> None:
+        photo = np.full((64, 64, 3), 102, np.uint8)
+        crops = crops_of(style_size=[256, 1024], parts=2)
+        for number in range(8):
+            # Of photos 0 to 3, which are for strokes of 256, 1024, 256 and 1024.
+            first, own = (np.random.default_rng((0, n, 1)) for n in (number - number % 2, number))
+            own.random()
+            expected = vary(
+                np.full((64, 64, 3), np.float32(0.4)),
+                amount=first.random(),
+                stroke_size=(256, 256, 1024, 1024)[number % 4],
+                seed=int(own.integers(2**32)),
+            )
+            found = crops.varied(photo, number)["inputs"]
+            np.testing.assert_array_equal(found, images.eight_bits(expected))
+
+    def test_show_large_photos_to_large_strokes(self) -> None:
+        """413 (s / 384)^0.8 pixels in the middle, but for a share that is small."""
+        crops = crops_of(style_size=[256, 512, 1024], parts=2)
+        sides = np.array([crops.photo_side(2 * photo) for photo in range(3000)]).reshape(-1, 3)
+        assert sides.min() == 288  # 9/8 of the crop.
+        np.testing.assert_allclose(sides.max(0), [632, 1101, 1600], rtol=0.02)
+        large = sides[:, 2]
+        assert np.mean(large == 576) == pytest.approx(0.15, abs=0.04)
+        others = large[large != 576]
+        assert others.min() == pytest.approx(428, rel=0.02)
+        assert np.median(others) == pytest.approx(905, rel=0.06)
+        other = crops_of(1, style_size=[256, 512, 1024], parts=2)
+        assert other.photo_side(4) != crops.photo_side(4)
+
+    def test_fit_into_their_photos(self) -> None:
+        crops = crops_of(style_size=[32, 64], crop=512)
+        assert {crops.photo_side(number) for number in range(20)} == {576}
 
 
 class TestAgain:
@@ -302,7 +351,8 @@ class TestAgain:
         ("flag", "message"),
         [
             ("--style=red.png", "--style was red.png,blue.png, now red.png"),
-            ("--style_weight=3", "--style_weight was 5.0, now 3.0"),
+            ("--style_weight=3", "--style_weight was 1.0, now 3.0"),
+            ("--style_size=32,48", "--style_size was 32, now 32,48"),
             ("--width=3", "--width was 2, now 3"),
             ("--steps=7", "--steps was 6, now 7"),
             ("--seed=1", "--seed was 0, now 1"),
@@ -360,6 +410,111 @@ class TestFreezeTrunk:
         kernels = [x.variables["params"]["conv1"]["kernel"] for x in (before, after)]
         # No step of Adam is longer than the learning rate by much; a fresh network is far away.
         assert 0.0 < np.abs(kernels[1] - kernels[0]).max() < 2e-3 * STEPS
+
+
+SIZED = ("--style_size=32,48,64", "--parts=2", "--batch_size=4")
+
+
+@pytest.fixture(scope="module")
+def sized(folder: Path) -> Path:
+    """The folder of a run of three sizes, from crops of two parts, that nothing stopped."""
+    assert run(*SIZED, "--workdir=sized", "--preview_every=6") == 0
+    return folder / "sized"
+
+
+class TestSizes:
+    def test_have_a_row_each_of_every_style(self, sized: Path) -> None:
+        found = load_network(sized / "network.safetensors")
+        assert found.network == networks.StyleNetwork(styles=6, width=2, residual_blocks=0)
+        assert found.styles == ("red", "blue")
+        assert found.stroke_sizes == (32, 48, 64)
+        assert [x.shape for x in found.thumbnails] == [(64, 96, 3)] * 2
+        assert found.settings["style_size"] == [32, 48, 64]
+        scale = found.variables["params"]["norm1"]["instance"]["scale"]
+        assert len(np.unique(scale, axis=0)) == 6
+
+    def test_are_previewed_at_the_middle_one(self, sized: Path) -> None:
+        found = images.read(sized / "previews" / "000006.png")
+        assert 3 * 150 < found.shape[0] < 3 * 300
+
+    def test_of_a_stopped_run_are_the_same_bits(self, sized: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(1, signal.SIGINT, patch)
+            assert run(*SIZED, "--workdir=sized-stopped") == 130
+        assert run(*SIZED, "--workdir=sized-stopped") == 0
+        expected = digest(sized / "network.safetensors")
+        assert digest("sized-stopped/network.safetensors") == expected
+
+    def test_may_grow_from_one(self, whole: Path) -> None:
+        network = whole / "network.safetensors"
+        assert run(*SIZED, f"--network={network}", "--workdir=grown") == 0
+        before, after = load_network(network), load_network("grown/network.safetensors")
+        assert after.stroke_sizes == (32, 48, 64)
+        scales = [x.variables["params"]["norm1"]["instance"]["scale"] for x in (before, after)]
+        # No step of Adam is longer than the learning rate by much.
+        moved = scales[1] - np.repeat(scales[0], 3, 0)
+        assert 0 < np.abs(moved).max() < 2e-3 * STEPS
+
+    def test_of_a_network_get_more_styles(self, sized: Path) -> None:
+        network = sized / "network.safetensors"
+        options = (f"--network={network}", "--freeze_trunk", "--style=green.png")
+        assert run(*SIZED, *options, "--workdir=sized-green") == 0
+        before, after = load_network(network), load_network("sized-green/network.safetensors")
+        assert after.styles == ("red", "blue", "green")
+        assert after.stroke_sizes == before.stroke_sizes
+        scales = [x.variables["params"]["norm1"]["instance"]["scale"] for x in (before, after)]
+        np.testing.assert_array_equal(scales[1][:6], scales[0])
+        moved = scales[1][6:] - scales[0].reshape(2, 3, -1).mean(0)
+        assert 0 < np.abs(moved).max() < 2e-3 * STEPS
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--style_size=64,32"], "--style_size=64,32: it must be integers from 32 on"),
+            (["--style_size=32,large"], "--style_size=32,large: it must be integers from 32 on"),
+            (["--style_size="], "--style_size=: it must be integers from 32 on, ascending"),
+            (["--style_size=16"], "--style_size=16: it must be integers from 32 on"),
+            (["--parts=3"], "a multiple of the 2 devices times --accumulate=1 times --parts=3"),
+            (
+                ["--network=sized/network.safetensors"],
+                "other sizes of strokes: give --style_size=32,48,64",
+            ),
+            (
+                ["--network=sized/network.safetensors", "--style_size=32,48"],
+                "other sizes of strokes: give --style_size=32,48,64",
+            ),
+            (
+                [
+                    "--network=whole/network.safetensors",
+                    "--freeze_trunk",
+                    "--style=green.png",
+                    "--style_size=32,48",
+                ],
+                "has strokes of one size: give one --style_size",
+            ),
+            (
+                [
+                    "--architecture=paper",
+                    "--style=red.png",
+                    "--image_size=64",
+                    "--parts=2",
+                    "--batch_size=4",
+                ],
+                "--parts, several --style_size and --freeze_trunk need a network with instance",
+            ),
+        ],
+    )
+    @pytest.mark.usefixtures("whole", "sized")
+    def test_that_do_not_fit_are_named(
+        self, arguments: list[str], message: str, folder: Path, capsys: Captured
+    ) -> None:
+        before = contents(folder)
+        assert run("--workdir=mistaken", *arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1
+        assert message in err
+        assert contents(folder) == before
 
 
 class TestNamesOfStyles:
