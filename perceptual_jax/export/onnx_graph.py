@@ -85,8 +85,8 @@ def to_onnx(
     if rows and style_weights is None:
         inputs.append(helper.make_tensor_value_info("style_weights", TensorProto.FLOAT, [rows]))
     scale = getattr(network, "factor", 1)
-    shape = ["N", "H", "W", 3] if scale == 1 else ["N", f"{scale}H", f"{scale}W", 3]
-    output = helper.make_tensor_value_info("pictures", kind, shape)
+    times = "" if scale == 1 else str(scale)
+    output = helper.make_tensor_value_info("pictures", kind, ["N", f"{times}H", f"{times}W", 3])
     model = helper.make_model(
         helper.make_graph(graph.nodes, "perceptual_jax", inputs, [output], graph.initializers),
         opset_imports=[helper.make_opsetid("", _OPSET)],

@@ -73,9 +73,9 @@ def test_pictures_of_every_architecture_and_size(name: str) -> None:
     least = networks.smallest_side(network.network)
     for size in [(least, least), (least + 2, least + 9), (48, 56), (45, 51)]:
         images = reference.random_images(2, *size, 3)
-        # Without normalisation, such variables make numbers that round by a thousandth.
+        # Where nothing normalises, rounding grows with random variables.
         np.testing.assert_allclose(
-            computed(model, images=images), ours(network, images), atol=1e-3, err_msg=str(size)
+            computed(model, images=images), ours(network, images), atol=1e-4, err_msg=str(size)
         )
 
 
