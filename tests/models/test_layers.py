@@ -42,7 +42,7 @@ def test_images_are_normalised_together_where_their_statistics_are_kept() -> Non
         return norm.apply(params, images, jnp.ones((1, 1)), mutable=["statistics"])[0]
 
     found = jax.vmap(together)(jnp.asarray(groups))
-    for group, normalised in zip(np.float64(groups), found, strict=True):
+    for group, normalised in zip(groups.astype(np.float64), found, strict=True):
         mean, variance = group.mean((0, 1, 2)), group.var((0, 1, 2))
         expected = (group - mean) / np.sqrt(variance + 1e-5) * [1.0, 3.0] + [0.0, -1.0]
         np.testing.assert_allclose(normalised, expected, rtol=0, atol=1e-5)
