@@ -18,6 +18,7 @@ import io
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +127,20 @@ def main() -> None:
     print_agreement(tensors, true)
 
 
-def print_agreement(tensors: dict[str, np.ndarray], true: dict[str, Any]) -> None:
+@contextlib.contextmanager
+def vgg16_file(tensors: dict[str, np.ndarray]) -> Iterator[Path]:
+    """The VGG-16 of a file of networks, as `load_vgg` takes it."""
     prefix = "vgg16/"
     state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "vgg16.safetensors"
         about = {"name": "vgg16", "source": "torchvision", "license": "BSD-3-Clause"}
         vgg.save(path, vgg.from_torchvision(state), **about, dtype="float32")
+        yield path
+
+
+def print_agreement(tensors: dict[str, np.ndarray], true: dict[str, Any]) -> None:
+    with vgg16_file(tensors) as path:
         lpips_vgg, dists = pretrained.load_lpips("vgg", vgg=path), pretrained.load_dists(vgg=path)
     pairs = perceptual_pairs.pairs()
     lpips_alex = pretrained.load_lpips()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perceptual_jax import metrics
+from perceptual_jax import metrics, vgg
 from perceptual_jax.pretrained import metrics as pretrained
 from tests import perceptual_pairs, reference
 
@@ -363,6 +363,18 @@ class TestPerceptual:
             MEASURES[name](photo, np.moveaxis(photo, -1, 0))
         with pytest.raises(ValueError, match="the same height and width"):
             MEASURES[name](photo, photo[:-1])
+
+
+@pytest.mark.parametrize(
+    ("measure", "params"), [(metrics.lpips, TINY_LPIPS), (metrics.dists, TINY_DISTS)]
+)
+def test_a_frozen_network_gives_the_same(measure: Callable[..., Any], params: Any) -> None:
+    x, y = (jnp.asarray(picture) for picture in PAIRS[0][:2])
+    frozen = vgg.freeze(params, ["relu2_1"])
+    wanted, slope = jax.value_and_grad(lambda x: measure(params, x, y))(x)
+    found, frozen_slope = jax.value_and_grad(lambda x: measure(frozen, x, y))(x)
+    assert found == pytest.approx(float(wanted), rel=1e-5)
+    np.testing.assert_allclose(frozen_slope, slope, rtol=0, atol=1e-4 * np.abs(slope).max())
 
 
 def test_a_network_without_weights_is_refused_with_a_way_out() -> None:
