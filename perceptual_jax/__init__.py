@@ -14,8 +14,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "alexnet",
     "color",
     "io",
+    "load_dists",
+    "load_lpips",
     "load_network",
     "load_vgg",
     "losses",
@@ -28,12 +31,15 @@ __all__ = [
 ]
 
 _FUNCTIONS = {
+    "load_dists": "perceptual_jax.pretrained.metrics",
+    "load_lpips": "perceptual_jax.pretrained.metrics",
     "load_network": "perceptual_jax.pretrained.networks",
     "load_vgg": "perceptual_jax.pretrained.vgg",
 }
 
 if TYPE_CHECKING:
     from perceptual_jax import (
+        alexnet,
         color,
         io,
         losses,
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
         training,
         vgg,
     )
+    from perceptual_jax.pretrained.metrics import load_dists, load_lpips
     from perceptual_jax.pretrained.networks import load_network
     from perceptual_jax.pretrained.vgg import load_vgg
 

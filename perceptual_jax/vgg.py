@@ -7,7 +7,7 @@ literature's names: `conv3_2` is the convolution's output before the ReLU, `relu
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,11 @@ Params = Mapping[str, Mapping[str, Any]]
 POOLINGS = {
     "max": (pool.max_pool, pool.max_pool_reverse),
     "avg": (pool.average_pool, pool.average_pool_reverse),
+}
+# DISTS has its own, which keeps an odd last row or column.
+_POOLINGS: dict[str, tuple[Callable[[jax.Array], jax.Array], ...]] = {
+    **POOLINGS,
+    "l2": (pool.l2_pool, pool.l2_pool),
 }
 
 
@@ -117,7 +122,8 @@ def features(
         it is VGG-16 or VGG-19 follows from its keys.
       images: `(..., H, W, 3)`, RGB, in [0, 1].
       layers: names such as `conv4_2`, `relu4_2`, `pool4`; see `layer_names`.
-      pooling: `"max"` as trained, or `"avg"`, which Gatys et al. 2015 prefer for synthesis.
+      pooling: `"max"` as trained; `"avg"`, which Gatys et al. 2015 prefer for synthesis; or `"l2"`,
+        with which DISTS compares pictures (`ops.pool.l2_pool`).
       dtype: what convolutions compute in, `jnp.float32` or `jnp.bfloat16`; also that of the result.
 
     Returns:
@@ -129,8 +135,8 @@ def features(
     layers = (layers,) if isinstance(layers, str) else tuple(layers)
     check_layers(params, layers)
     images = as_images(images)
-    if pooling not in POOLINGS:
-        raise ValueError(f"pooling must be 'max' or 'avg', got {pooling!r}")
+    if pooling not in _POOLINGS:
+        raise ValueError(f"pooling must be 'max', 'avg' or 'l2', got {pooling!r}")
     *batch, height, width, _ = images.shape
     needed = smallest_side(layers)
     if any(side < needed for side in (height, width)):
@@ -157,7 +163,7 @@ def features(
         elif name.startswith("relu"):
             x = jax.nn.relu(x)
         else:
-            x = POOLINGS[pooling][frozen](x)
+            x = _POOLINGS[pooling][frozen](x)
         if name in layers:
             found[name] = x
     return {name: x.reshape(*batch, *x.shape[1:]) for name, x in found.items()}

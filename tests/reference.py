@@ -41,6 +41,21 @@ def random_vgg(
     return params
 
 
+def random_alexnet(widths: Sequence[int] = (3, 4, 5, 4, 3), seed: int = 0) -> Params:
+    """An AlexNet with He-initialised kernels and small biases, of these channels."""
+    generator = np.random.default_rng(seed)
+    params: Params = {"normalization": random_vgg((1,), (3,))["normalization"]}
+    inputs = 3
+    for index, (side, width) in enumerate(zip((11, 5, 3, 3, 3), widths, strict=True), start=1):
+        kernel = generator.standard_normal((side, side, inputs, width), np.float32)
+        params[f"conv{index}"] = {
+            "kernel": kernel * np.float32(np.sqrt(2 / (side**2 * inputs))),
+            "bias": generator.standard_normal(width, np.float32) * np.float32(0.1),
+        }
+        inputs = width
+    return params
+
+
 def random_images(*shape: int, seed: int = 0) -> np.ndarray:
     """Uniform noise in [0, 1]."""
     return np.random.default_rng(seed).uniform(size=shape).astype(np.float32)
@@ -92,6 +107,36 @@ def pool(images: np.ndarray, pooling: str) -> np.ndarray:
             block = images[:, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
             pooled[:, y, x] = block.max((1, 2)) if pooling == "max" else block.mean((1, 2))
     return pooled
+
+
+def l2_pool(images: np.ndarray) -> np.ndarray:
+    """Root of the weighted mean square of 3x3 windows, two apart, of `(N, H, W, C)`."""
+    line = np.hanning(5)[1:-1]
+    window = np.outer(line, line) / np.outer(line, line).sum()
+    squares = np.pad(np.square(images), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(squares, (3, 3), axis=(1, 2))[:, ::2, ::2]
+    return np.sqrt(np.einsum("nhwcij,ij->nhwc", windows, window))
+
+
+def alexnet_features(params: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+    """`relu1` to `relu5` of the network for `(N, H, W, 3)`."""
+    mean, std = (np.asarray(params["normalization"][part], np.float64) for part in ("mean", "std"))
+    x = (np.asarray(images, np.float64) - mean) / std
+    found = {}
+    for index in range(1, 6):
+        layer = params[f"conv{index}"]
+        if index in (2, 3):
+            windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
+            x = windows[:, ::2, ::2].max((-2, -1))
+        kernel = np.asarray(layer["kernel"], np.float64)
+        if index == 1:
+            x = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+            x = convolve(x, kernel, "VALID")[:, ::4, ::4]
+        else:
+            x = convolve(x, kernel, "SAME")
+        x = np.maximum(x + np.asarray(layer["bias"], np.float64), 0)
+        found[f"relu{index}"] = x
+    return found
 
 
 def vgg_features(params: Any, images: np.ndarray, pooling: str) -> dict[str, np.ndarray]:

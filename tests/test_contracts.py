@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from perceptual_jax import color, losses, metrics, models, objective, vgg
+from perceptual_jax import alexnet, color, losses, metrics, models, objective, vgg
 from perceptual_jax.models.networks import (
     StyleNetwork,
     SuperResolutionNetwork,
@@ -25,8 +25,21 @@ from perceptual_jax.models.networks import (
 from perceptual_jax.objective import Objective
 from tests import reference
 
+
+def random_weights(channels: int) -> np.ndarray:
+    return reference.random_images(channels, seed=channels)
+
+
 BATCH, SIDE = 2, 8
 VGG = reference.random_vgg(depths=(1, 1), widths=(3, 4))
+ALEXNET = reference.random_alexnet()
+LPIPS_VGG = {**VGG, "heads": {"relu1_1": random_weights(3), "relu2_1": random_weights(4)}}
+LPIPS_ALEXNET = {**ALEXNET, "heads": {"relu1": random_weights(3), "relu5": random_weights(3)}}
+DISTS = {
+    **VGG,
+    "alpha": {"pixels": random_weights(3), "relu1_1": random_weights(3)},
+    "beta": {"pixels": random_weights(3), "relu1_1": random_weights(3)},
+}
 STYLE_NETWORK = StyleNetwork(styles=2, width=2, residual_blocks=1)
 ENLARGER = SuperResolutionNetwork(width=2, residual_blocks=1)
 MASK = np.linspace(0.0, 1.0, SIDE * SIDE, dtype=np.float32).reshape(SIDE, SIDE)
@@ -112,6 +125,12 @@ CASES = {
     "metrics.psnr": Case(lambda x: metrics.psnr(x, jnp.zeros_like(x))),
     "metrics.ssim": Case(lambda x: metrics.ssim(x, jnp.flip(x, -2)), side=11),
     "metrics.y_psnr_ssim": Case(lambda x: sum(metrics.y_psnr_ssim(x, 0.9 * x, border=1)), side=13),
+    "metrics.lpips": Case(lambda x: metrics.lpips(LPIPS_VGG, x, jnp.flip(x, -2))),
+    "metrics.lpips, AlexNet": Case(
+        lambda x: metrics.lpips(LPIPS_ALEXNET, x, jnp.flip(x, -2)), side=31
+    ),
+    "metrics.lpips, a map": Case(lambda x: metrics.lpips(LPIPS_VGG, x, x**2, spatial=True)),
+    "metrics.dists": Case(lambda x: metrics.dists(DISTS, x, jnp.flip(x, -2))),
     "color.luminance": Case(color.luminance),
     "color.grey": Case(color.grey),
     "color.replace_luminance": Case(lambda x: color.replace_luminance(x, jnp.flip(x, -2))),
@@ -126,9 +145,15 @@ CASES = {
     "color.after_transfer": Case(
         lambda x: color.after_transfer(x, jnp.flip(x, -2), keep_colors="luminance")
     ),
+    "alexnet.features": Case(
+        lambda x: flat(alexnet.features(ALEXNET, x, ["relu1", "relu3"])), side=31
+    ),
     "vgg.features": Case(lambda x: flat(vgg.features(VGG, x, ["conv1_1", "relu2_1"]))),
     "vgg.features, average pooling": Case(
         lambda x: flat(vgg.features(VGG, x, ["pool2"], pooling="avg"))
+    ),
+    "vgg.features, root mean square pooling": Case(
+        lambda x: flat(vgg.features(VGG, x, ["pool2"], pooling="l2"))
     ),
     "objective.targets": Case(
         lambda x: flat(objective.targets(OBJECTIVE, VGG, content=x, styles=[x]).content),
@@ -221,7 +246,7 @@ def assert_close(found: Any, wanted: Any, tolerance: float = 2e-5) -> None:
 def test_every_public_function_is_here() -> None:
     public = {
         f"{module.__name__.split('.')[-1]}.{name}"
-        for module in (losses, metrics, color, vgg, objective, models)
+        for module in (losses, metrics, color, alexnet, vgg, objective, models)
         for name, value in vars(module).items()
         if isinstance(value, types.FunctionType)
         and value.__module__.startswith(module.__name__)
@@ -232,7 +257,7 @@ def test_every_public_function_is_here() -> None:
 
 
 def test_options_are_keyword_only() -> None:
-    for module in (losses, metrics, color, vgg, objective, models):
+    for module in (losses, metrics, color, alexnet, vgg, objective, models):
         for name, value in vars(module).items():
             ours = isinstance(value, types.FunctionType) and "perceptual_jax" in value.__module__
             if name.startswith("_") or not ours:
@@ -319,12 +344,14 @@ def test_on_several_devices(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n, case in CASES.items() if case.symbolic])
 def test_is_exported_with_sizes_that_are_not_known(name: str) -> None:
     case = CASES[name]
+    least = max(16, case.side)
+    constraints = [f"h >= {least}", f"w >= {least}"]
     if case.batches:
-        shape = jax.export.symbolic_shape("b, h, w, 3", constraints=["h >= 16", "w >= 16"])
-        x = random(2, 17, 22, 3)
+        shape = jax.export.symbolic_shape("b, h, w, 3", constraints=constraints)
+        x = random(2, least + 1, least + 6, 3)
     else:
-        shape = jax.export.symbolic_shape("h, w, 3", constraints=["h >= 16", "w >= 16"])
-        x = random(17, 22, 3)
+        shape = jax.export.symbolic_shape("h, w, 3", constraints=constraints)
+        x = random(least + 1, least + 6, 3)
     exported = jax.export.export(jitted(name))(jax.ShapeDtypeStruct(shape, jnp.float32))
     assert_close(exported.call(x), jitted(name)(x))
 
@@ -379,7 +406,8 @@ def test_refuses_what_is_no_image(name: str) -> None:
     function, x = CASES[name].function, np.asarray(image(name))
     with pytest.raises(ValueError, match="floating point"):
         function((255 * x).astype(np.uint8))
-    if not name.startswith("metrics"):  # Which take any number of channels.
+    # Some take any number of channels.
+    if not name.startswith(("metrics.luma", "metrics.psnr", "metrics.ssim", "metrics.y_")):
         with pytest.raises(ValueError, match="channels first"):
             function(np.moveaxis(x, -1, -3))
     with pytest.raises(ValueError, match="values from"):

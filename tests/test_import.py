@@ -13,7 +13,7 @@ import sys
 import perceptual_jax
 perceptual_jax.losses, perceptual_jax.metrics, perceptual_jax.color
 perceptual_jax.vgg, perceptual_jax.objective
-perceptual_jax.load_vgg()
+perceptual_jax.load_vgg(), perceptual_jax.load_lpips()
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 

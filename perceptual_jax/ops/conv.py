@@ -18,7 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from perceptual_jax.ops.backend import IS_NEW_XLA
-from perceptual_jax.ops.winograd import is_fast, transform_kernel, winograd_conv2d
+from perceptual_jax.ops.winograd import (
+    is_fast,
+    is_fast_5x5,
+    transform_kernel,
+    winograd_conv2d,
+    winograd_conv2d_5x5,
+)
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -63,6 +69,8 @@ def _cpu_form(shape: Sequence[int], dtype: Any, padding: Padding) -> Any:
     if is_fast(shape, dtype):
         margin = {"SAME": 1, "VALID": 0}[padding] if isinstance(padding, str) else padding[0][0]
         return lambda images, kernel: winograd_conv2d(images, transform_kernel(kernel), margin)
+    if padding == "SAME" and is_fast_5x5(shape, dtype):
+        return winograd_conv2d_5x5
     if _is_large(shape, padding):
         channels, outputs = shape[2:]
         if outputs <= _FEW_CHANNELS < channels and IS_NEW_XLA:

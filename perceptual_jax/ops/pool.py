@@ -1,10 +1,16 @@
-"""2x2 pooling with stride 2, `(..., H, W, C) -> (..., H // 2, W // 2, C)`.
+"""Pooling with stride 2 of `(..., H, W, C)`.
 
-An odd last row or column is left out.
+Of 2x2 blocks to `(..., H // 2, W // 2, C)`, where an odd last row or column is left out; and of
+3x3 windows, which overlap.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
+
+# Under the root, so that its slope at 0 is finite; that of the authors' program.
+_LEAST_SQUARE = 1e-12
 
 
 def max_pool(images: jax.Array) -> jax.Array:
@@ -91,3 +97,35 @@ def _unblocked(blocks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     even = blocks.reshape(*batch, 2 * height, 2 * width, channels)
     rows, columns = (shape[axis] - even.shape[axis] for axis in (-3, -2))
     return jnp.pad(even, (*[(0, 0)] * len(batch), (0, rows), (0, columns), (0, 0)))
+
+
+def overlapping_max_pool(images: jax.Array) -> jax.Array:
+    """The maximum of 3x3 windows that lie within, `(..., (H - 1) // 2, (W - 1) // 2, C)`."""
+    *_, height, width, _ = images.shape
+    rows = functools.reduce(jnp.maximum, _taps(images, -3, (height - 1) // 2))
+    return functools.reduce(jnp.maximum, _taps(rows, -2, (width - 1) // 2))
+
+
+def l2_pool(images: jax.Array) -> jax.Array:
+    """The root of the mean square, `sqrt(g * x^2)`, `(..., (H + 1) // 2, (W + 1) // 2, C)`.
+
+    g is a 3x3 Hann window of sum 1, zeros are around the images (Ding et al. 2020, "Image quality
+    assessment: unifying structure and texture similarity", after Hénaff & Simoncelli 2016).
+    """
+    *batch, height, width, _ = images.shape
+    around = [*[(0, 0)] * len(batch), (1, 1), (1, 1), (0, 0)]
+    mean = jnp.pad(jnp.square(images), around)
+    for axis, count in ((-3, (height + 1) // 2), (-2, (width + 1) // 2)):
+        before, middle, after = _taps(mean, axis, count)
+        mean = (before + 2 * middle + after) * jnp.asarray(0.25, images.dtype)
+    return jnp.sqrt(mean + jnp.asarray(_LEAST_SQUARE, images.dtype))
+
+
+def _taps(images: jax.Array, axis: int, count: int) -> list[jax.Array]:
+    """The three positions of every window along an axis: `count` windows, two apart."""
+    return [
+        jax.lax.slice_in_dim(
+            images, start, start + 2 * count - 1, stride=2, axis=images.ndim + axis
+        )
+        for start in range(3)
+    ]

@@ -1,8 +1,9 @@
-"""3x3 convolution with half of the products, for CPUs (Winograd 1980; Lavin & Gray 2016).
+"""3x3 and 5x5 convolution with fewer products, for CPUs (Winograd 1980; Lavin & Gray 2016).
 
 Winograd's algorithm in one dimension: four rows of the result are sums of six convolutions with a
 kernel of a single row, of sums of six rows of the images.  In two dimensions there would be fewer
-products still, but smaller ones, and more memory to move.
+products still, but smaller ones, and more memory to move.  Of a kernel with five rows, six products
+give two rows: 3/5 of the products.
 """
 
 import functools
@@ -37,6 +38,20 @@ _OUTPUT_SUMS = (
     (0, 1, 1, 0.25, 4, 0),
     (0, 1, -1, 0.125, -8, 1),
 )
+
+# F(2, 5): two outputs of a row of five taps by six products at the same points, of the same sums.
+_KERNEL_SUMS_5 = np.array(
+    [
+        [1, 0, 0, 0, 0],
+        *(
+            scale * np.power(point, np.arange(5.0))
+            for scale, point in ((1 / 3, 1), (-1 / 3, -1), (-16 / 15, 1 / 2), (1 / 15, -2))
+        ),
+        [0, 0, 0, 0, 1],
+    ],
+    np.float32,
+)
+_OUTPUT_SUMS_5 = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 0.5, -2, 1))
 
 
 def is_fast(kernel_shape: Sequence[int], dtype: Any) -> bool:
@@ -94,6 +109,39 @@ def winograd_conv2d(images: jax.Array, kernels: Sequence[jax.Array], margin: int
     four = [_weighted_sum(taps, products) for taps in _OUTPUT_SUMS]
     stacked = jnp.stack(four, axis=2)
     return stacked.reshape(count, 4 * fours, *stacked.shape[3:])[:, :rows_out]
+
+
+def is_fast_5x5(kernel_shape: Sequence[int], dtype: Any) -> bool:
+    """Whether `winograd_conv2d_5x5` takes images of this dtype, and is fast with such a kernel."""
+    of_fives = tuple(kernel_shape[:2]) == (5, 5)
+    return of_fives and is_fast((3, 3, *kernel_shape[2:]), dtype)
+
+
+@jax.jit
+def winograd_conv2d_5x5(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A stride-1 convolution of float32 images with zeros around, which keep their size.
+
+    Args:
+      images: `(N, H, W, C_in)`.
+      kernel: `(5, 5, C_in, C_out)`.
+    """
+    count, height, width, channels = images.shape
+    twos = -(-height // 2)
+    padded = jnp.pad(images, ((0, 0), (2, 2 * twos + 2 - height), (0, 0), (0, 0)))
+    padded = padded.reshape(count, twos + 2, 2, width, channels)
+    six = [padded[:, first : first + twos, row] for first in range(3) for row in range(2)]
+    products = [
+        jax.lax.conv_general_dilated(
+            _weighted_sum(taps, six),
+            _weighted_sum(kernel_taps, kernel)[None],
+            window_strides=(1, 1),
+            padding=((0, 0), (2, 2)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        for taps, kernel_taps in zip(_INPUT_SUMS, _KERNEL_SUMS_5, strict=True)
+    ]
+    two = jnp.stack([_weighted_sum(taps, products) for taps in _OUTPUT_SUMS_5], axis=2)
+    return two.reshape(count, 2 * twos, *two.shape[3:])[:, :height]
 
 
 def _weighted_sum(weights: Any, arrays: Any) -> Any:

@@ -107,3 +107,33 @@ def test_both_forms_are_one_function(plain: Any, reverse: Any) -> None:
         for form in (plain, reverse)
     ]
     np.testing.assert_allclose(slopes[0], slopes[1], rtol=1e-6)
+
+
+class TestOverlappingMaxPool:
+    @pytest.mark.parametrize("shape", [(3, 3), (4, 6), (7, 8)])
+    def test_is_a_window_reduction(self, shape: tuple[int, int]) -> None:
+        images = jnp.asarray(reference.random_images(2, *shape, 3)) - 0.5
+        windows = np.lib.stride_tricks.sliding_window_view(images, (3, 3), axis=(1, 2))
+        found = pool.overlapping_max_pool(images)
+        np.testing.assert_array_equal(found, windows[:, ::2, ::2].max((-2, -1)))
+
+
+class TestL2Pool:
+    def test_of_a_point(self) -> None:
+        """Its square counts a quarter in its own window; windows are around even positions."""
+        image = jnp.zeros((5, 5, 1)).at[2, 2].set(4.0).at[0, 1].set(4.0)
+        root_of_an_eighth = 4 / np.sqrt(8)
+        found = pool.l2_pool(image)[..., 0]
+        expected = [[root_of_an_eighth, root_of_an_eighth, 0], [0, 2, 0], [0, 0, 0]]
+        np.testing.assert_allclose(found, expected, atol=2e-6)  # The root of 1e-12, and rounding.
+
+    @pytest.mark.parametrize("shape", [(4, 6), (5, 7), (1, 3)])
+    def test_keeps_an_odd_last_row_and_column(self, shape: tuple[int, int]) -> None:
+        images = reference.random_images(2, *shape, 3)
+        np.testing.assert_allclose(
+            pool.l2_pool(jnp.asarray(images)), reference.l2_pool(images), rtol=1e-5
+        )
+
+    def test_has_a_gradient_of_zero_where_all_is_zero(self) -> None:
+        gradient = jax.grad(lambda x: jnp.sum(pool.l2_pool(x)))(jnp.zeros((4, 4, 1)))
+        np.testing.assert_array_equal(gradient, 0)

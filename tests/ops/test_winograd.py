@@ -20,6 +20,15 @@ def test_is_the_sum_over_windows(height: int, margin: int, padding: str) -> None
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("height", [1, 2, 5, 8, 11])
+def test_of_five_rows_is_the_sum_over_windows(height: int) -> None:
+    generator = np.random.default_rng(0)
+    images, kernel = generator.normal(size=(2, height, 7, 2)), generator.normal(size=(5, 5, 2, 4))
+    expected = reference.convolve(images, kernel, "SAME")
+    result = winograd.winograd_conv2d_5x5(*(jnp.asarray(x, jnp.float32) for x in (images, kernel)))
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
 def test_refuses_what_it_would_round() -> None:
     kernels = winograd.transform_kernel(np.ones((3, 3, 2, 2), np.float32))
     with pytest.raises(ValueError, match=r"only float32 is exact enough .* got bfloat16"):
@@ -37,3 +46,10 @@ def test_refuses_what_it_would_round() -> None:
 )
 def test_is_for_wide_layers_in_float32(shape: tuple[int, ...], dtype: type, fast: bool) -> None:
     assert winograd.is_fast(shape, dtype) == fast
+
+
+def test_that_of_five_rows_is_for_wide_layers_in_float32() -> None:
+    assert winograd.is_fast_5x5((5, 5, 64, 192), jnp.float32)
+    assert not winograd.is_fast_5x5((5, 5, 63, 192), jnp.float32)
+    assert not winograd.is_fast_5x5((5, 5, 64, 192), jnp.bfloat16)
+    assert not winograd.is_fast_5x5((3, 3, 64, 192), jnp.float32)
