@@ -20,7 +20,7 @@ from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.training_flags import TrainSettings
 from perceptual_jax.io import image_grid, images, resources
 from perceptual_jax.models import networks, stylization, vary
-from perceptual_jax.objective import PRESETS, WASSERSTEIN
+from perceptual_jax.objective import JOHNSON, PRESETS
 from perceptual_jax.pretrained.networks import TrainedNetwork, load_network, style_name
 from perceptual_jax.pretrained.vgg import load_vgg
 from perceptual_jax.training import photos, train_losses
@@ -70,7 +70,7 @@ def define_flags(define: flags.Flags) -> None:
         "Most of the grey noise that photos get where they are flat, each a random share of it, so "
         "that the network knows what --variation of --mode=stylize gives it; 0 for none.",
     )
-    flags.objective(define, WASSERSTEIN, presets=("wasserstein", "johnson2016"))
+    flags.objective(define, JOHNSON, presets=("johnson2016", "wasserstein"))
     training_flags.define_network(
         define, width=32, residual_blocks=5, paper="padded once; for one style"
     )

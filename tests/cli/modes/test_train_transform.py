@@ -222,7 +222,7 @@ class TestResult:
     def test_is_measured_and_drawn(self, whole: Path) -> None:
         lines = metrics(whole)
         assert lines[-1]["step"] == STEPS
-        terms = {"content/relu1_2", "style/relu1_1", "range"}
+        terms = {"content/relu1_2", "style/relu1_1", "total_variation"}
         assert all(set(line["terms"]) == terms for line in lines)
         config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
         assert config["style"] == ["red.png", "blue.png"]
@@ -351,7 +351,7 @@ class TestAgain:
         ("flag", "message"),
         [
             ("--style=red.png", "--style was red.png,blue.png, now red.png"),
-            ("--style_weight=3", "--style_weight was 1.0, now 3.0"),
+            ("--style_weight=3", "--style_weight was 5.0, now 3.0"),
             ("--style_size=32,48", "--style_size was 32, now 32,48"),
             ("--width=3", "--width was 2, now 3"),
             ("--steps=7", "--steps was 6, now 7"),
