@@ -285,7 +285,7 @@ class TestErrors:
         assert vgg.features(TINY, enough, layer)[layer].shape[:2] == (1, 1)
 
     def test_bad_pooling(self) -> None:
-        with pytest.raises(ValueError, match=r"'max' or 'avg', got 'mean'"):
+        with pytest.raises(ValueError, match=r"'max', 'avg' or 'l2', got 'mean'"):
             vgg.features(TINY, jnp.asarray(self.image), ["conv1_1"], pooling="mean")
 
     def test_values_cannot_be_looked_at_inside_jit(self) -> None:
