@@ -87,23 +87,23 @@ class TestTiles:
         np.testing.assert_allclose(tiled, expected, atol=1e-5)
 
     def test_of_a_photo_are_nearly_the_whole(self) -> None:
-        """With a network that is shipped: on average within one and a half levels of 8 bits.
+        """With a network that is shipped: on average within half a level of 8 bits.
 
-        Its styles differ by 0.4 to 1.2 levels, those of the most contrast by most. It takes some
-        seconds, but one with random weights makes of the borders of windows, where statistics
-        differ, what no trained one does.
+        In a style of little contrast; others differ by up to 1.2 levels. It takes some seconds, but
+        one with random weights makes of the borders of windows, where statistics differ, what no
+        trained one does.
         """
         trained = pretrained_networks.load_network("styles")
         photo = images.read(resources.picture("coffee", "content"))[:200, :600]
         options: Any = {
             "network": trained.network,
-            "style_weights": trained.style_weights({trained.styles[0]: 1.0}),
+            "style_weights": trained.style_weights({"wave": 1.0}),
         }
         expected = stylization.stylize_batch(trained.variables, photo[None], **options)[0]
         parts = list(stylization.stylize_tiles(trained.variables, photo, tile=360, **options))
         assert len(parts) == 2
         joined = np.concatenate([part.pixels for part in parts], axis=1)
-        assert np.abs(joined - expected).mean() < 1.5 / 255
+        assert np.abs(joined - expected).mean() < 0.5 / 255
 
     @pytest.mark.parametrize(("tile", "side"), [(1024, 512), (360, 360), (128, 256)])
     def test_smaller_ones_need_less_memory_for_the_statistics_too(
