@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from perceptual_jax.ops import conv, pool
-from perceptual_jax.ops.checks import as_images
+from perceptual_jax.ops.checks import as_images, check_large_enough
 
 Params = Mapping[str, Mapping[str, Any]]
 
@@ -48,11 +48,7 @@ def features(params: Params, images: ArrayLike, layers: Iterable[str]) -> dict[s
     images = as_images(images)
     *batch, height, width, _ = images.shape
     needed = max((_SMALLEST_SIDES[layer] for layer in layers), default=1)
-    if any(side < needed for side in (height, width)):
-        raise ValueError(
-            f"images of {height}x{width} are too small for {', '.join(layers)}: "
-            f"both sides need at least {needed} pixels"
-        )
+    check_large_enough(height, width, needed, layers)
 
     mean, std = (
         jnp.asarray(params["normalization"][part], jnp.float32).reshape(1, 1, 1, 3)

@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from perceptual_jax.ops import conv, pool
-from perceptual_jax.ops.checks import as_images
+from perceptual_jax.ops.checks import as_images, check_large_enough
 from perceptual_jax.ops.conv import FrozenKernel
 
 Params = Mapping[str, Mapping[str, Any]]
@@ -139,11 +139,7 @@ def features(
         raise ValueError(f"pooling must be 'max', 'avg' or 'l2', got {pooling!r}")
     *batch, height, width, _ = images.shape
     needed = smallest_side(layers)
-    if any(side < needed for side in (height, width)):
-        raise ValueError(
-            f"images of {height}x{width} are too small for {', '.join(layers)}: "
-            f"both sides need at least {needed} pixels"
-        )
+    check_large_enough(height, width, needed, layers)
 
     mean, std = (
         jnp.asarray(params["normalization"][part], jnp.float32).reshape(1, 1, 1, 3)

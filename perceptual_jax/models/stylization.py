@@ -25,7 +25,7 @@ from perceptual_jax.ops.checks import as_images
 TILE = 1024
 
 # Statistics of a large picture come from at most this many windows along each axis, of at most this
-# side: 1.5 megapixels, with which a pixel differs from the untiled picture by 1.3 levels of 8 bits
+# side: 1.5 megapixels, with which a pixel differs from the untiled picture by 2.5 levels of 8 bits
 # on average (docs/style.md has the program), because of the borders of the windows. Smaller tiles,
 # which are chosen to save memory, have smaller windows, down to a side at which most of a window is
 # not yet affected by its mirrored borders.

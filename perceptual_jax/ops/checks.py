@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -68,3 +69,12 @@ def check_settings(config: Any) -> None:
         if "least" in limits and value is not None and not limits["least"] <= value < math.inf:
             kind = "a finite number of at least" if isinstance(value, float) else "at least"
             raise ValueError(f"{field.name} must be {kind} {limits['least']}, got {value}")
+
+
+def check_large_enough(height: Any, width: Any, needed: int, layers: Sequence[str]) -> None:
+    """Raises `ValueError` unless images have a position at all of these layers."""
+    if any(side < needed for side in (height, width)):
+        raise ValueError(
+            f"images of {height}x{width} are too small for {', '.join(layers)}: "
+            f"both sides need at least {needed} pixels"
+        )
