@@ -14,6 +14,7 @@ In the equations F is the C x M matrix of a layer's features, C channels (the pa
 by M = H W positions; P the same of the content image, A the Gram matrix of the style image.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -218,6 +219,24 @@ def moments(features: ArrayLike, *, mask: ArrayLike | None = None) -> Moments:
     return Moments(mean, products - mean[..., :, None] * mean[..., None, :])
 
 
+def blend_moments(moments: Moments, shares: ArrayLike) -> Moments:
+    """The moments of all positions of several feature maps, of which map i counts `shares[i]`.
+
+    Args:
+      moments: `(R, C)` and `(R, C, C)`.
+      shares: `(R,)`, whose sum is 1.
+
+    Returns:
+      `(C,)` and `(C, C)`.
+    """
+    shares = _float32(shares)
+    mean = functools.partial(jnp.tensordot, shares, axes=1, precision=linalg.HIGHEST)
+    centre = mean(_float32(moments.mean))
+    shifts = _float32(moments.mean) - centre[None]
+    between = shifts[:, :, None] * shifts[:, None]
+    return Moments(centre, mean(_float32(moments.covariance) + between))
+
+
 # Added to the diagonals of both covariances, as a part of the mean square of a channel: far more
 # than what rounding leaves of a covariance that is 0. And what is left where all features are 0.
 _RIDGE = 1e-3
@@ -240,6 +259,43 @@ def gaussian_wasserstein_of_moments(of: Moments, style: Moments) -> jax.Array:
 
     For optimisation: the painting's moments are computed once.
     """
+    means, first, second = _ridged(of, style)
+    shift = jnp.sum(jnp.square(means[0] - means[1]), axis=-1)
+    return (shift + _bures(first, second)) * (1.0 / means.shape[-1])
+
+
+class Transport(NamedTuple):
+    """An affine map of features: `x @ matrix + offset`.
+
+    Attributes:
+      matrix: `(..., C, C)`, symmetric but for rounding.
+      offset: `(..., C)`.
+    """
+
+    matrix: jax.Array
+    offset: jax.Array
+
+
+def optimal_transport(of: Moments, style: Moments) -> Transport:
+    """The map that `gaussian_wasserstein_of_moments` is the cost of: to features of other moments.
+
+    `x -> M (x - mu) + mu_s` with `M = S^-1/2 (S^1/2 S_s S^1/2)^1/2 S^-1/2`, of all maps that give
+    features with the first moments the second ones that which moves them least (Dowson & Landau
+    1982).  With the ridge of the loss, so that directions in which features do not vary are not
+    magnified without a bound.
+
+    Raises:
+      ValueError: moments that are no floats, or do not match.
+    """
+    means, first, second = _ridged(of, style)
+    _, (factor, style_factor, turn) = _bures_and_factors(first, second)
+    matrix = _transport_matrix(factor, style_factor, turn)
+    moved = jnp.einsum("...i,...ij->...j", means[0], matrix, precision=linalg.HIGHEST)
+    return Transport(matrix, means[1] - moved)
+
+
+def _ridged(of: Moments, style: Moments) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Both means, `(2, ..., C)`, and the covariances with what makes them positive definite."""
     for name, one in (("of", of), ("style", style)):
         _check_floating(f"{name}.mean", one.mean, 1)
         _check_floating(f"{name}.covariance", one.covariance, 2)
@@ -251,8 +307,7 @@ def gaussian_wasserstein_of_moments(of: Moments, style: Moments) -> jax.Array:
     sizes = jnp.trace(first + second, axis1=-2, axis2=-1) + jnp.sum(jnp.square(means), axis=(0, -1))
     ridge = _RIDGE / (2.0 * channels) * sizes + _LEAST
     diagonal = ridge[..., None, None] * linalg.identity_like(first)
-    shift = jnp.sum(jnp.square(means[0] - means[1]), axis=-1)
-    return (shift + _bures(first + diagonal, second + diagonal)) * (1.0 / channels)
+    return means, first + diagonal, second + diagonal
 
 
 @jax.custom_jvp
@@ -278,19 +333,24 @@ def _bures_and_factors(
     return jnp.maximum(distance, 0.0), (factor, style_factor, turn)
 
 
+def _transport_matrix(factor: jax.Array, style_factor: jax.Array, turn: jax.Array) -> jax.Array:
+    """`M = L^-T U L_s^T`, with what `_bures_and_factors` gives."""
+    return solve_triangular(factor.mT, linalg.matmul(turn, style_factor.mT), lower=False)
+
+
 def _bures_jvp(
     primals: tuple[jax.Array, jax.Array], tangents: tuple[Any, Any]
 ) -> tuple[jax.Array, jax.Array]:
     """`tr((I - M) dS) + tr((I - M^-1) dS_s)`, M the map of optimal transport from S to S_s."""
     distance, (factor, style_factor, turn) = _bures_and_factors(*primals)
     slope = jnp.zeros_like(distance)
-    # M is `L^-T U L_s^T`; the inverse has the same form with the two exchanged.
+    # The inverse of M has the same form with the two exchanged.
     for change, own, other, between in (
         (tangents[0], factor, style_factor, turn),
         (tangents[1], style_factor, factor, turn.mT),
     ):
         if not isinstance(change, SymbolicZero):
-            transport = solve_triangular(own.mT, linalg.matmul(between, other.mT), lower=False)
+            transport = _transport_matrix(own, other, between)
             slope += jnp.trace(change, axis1=-2, axis2=-1)
             slope -= jnp.sum(0.5 * (transport + transport.mT) * change, axis=(-2, -1))
     return distance, slope

@@ -290,19 +290,10 @@ def targets(
 
 def _blend(shares: np.ndarray, statistics: list[Any]) -> Any:
     """The statistics of all positions of paintings, of which i counts `shares[i]` in all."""
-
-    def mean(arrays: Sequence[jax.Array]) -> jax.Array:
-        return jnp.tensordot(shares, jnp.stack(arrays), axes=1, precision=jax.lax.Precision.HIGHEST)
-
-    if not isinstance(statistics[0], losses.Moments):
-        return mean(statistics)
-    centre = mean([each.mean for each in statistics])
-    shifts = [each.mean - centre for each in statistics]
-    covariances = [
-        each.covariance + shift[:, None] * shift[None]
-        for each, shift in zip(statistics, shifts, strict=True)
-    ]
-    return losses.Moments(centre, mean(covariances))
+    stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *statistics)
+    if isinstance(stacked, losses.Moments):
+        return losses.blend_moments(stacked, shares)
+    return jnp.tensordot(shares, stacked, axes=1, precision=jax.lax.Precision.HIGHEST)
 
 
 def _features(

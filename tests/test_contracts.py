@@ -117,6 +117,22 @@ CASES = {
             losses.Moments(jnp.ones(3, jnp.float32), jnp.eye(3, dtype=jnp.float32)),
         )
     ),
+    "losses.blend_moments": Case(
+        lambda x: (
+            losses.blend_moments(
+                jax.tree.map(lambda y: jnp.stack([y, 2.0 * y]), losses.moments(x)),
+                np.array([0.3, 0.7], np.float32),
+            ).covariance
+        )
+    ),
+    "losses.optimal_transport": Case(
+        lambda x: (
+            losses.optimal_transport(
+                losses.moments(x),
+                losses.Moments(jnp.ones(3, jnp.float32), jnp.eye(3, dtype=jnp.float32)),
+            ).matrix
+        )
+    ),
     "losses.total_variation": Case(losses.total_variation),
     "losses.total_variation, isotropic": Case(
         lambda x: losses.total_variation(x, kind="isotropic")

@@ -300,6 +300,63 @@ class TestMoments:
         np.testing.assert_array_equal(found.covariance, np.zeros((3, 3)))
 
 
+class TestBlendMoments:
+    def test_are_those_of_all_positions_together(self) -> None:
+        """Of maps of 8 and 24 positions, which count a quarter and three quarters."""
+        maps = normal(2, 4, 3), normal(6, 4, 3, seed=1) * 2.0 + 1.0
+        each = [losses.moments(features) for features in maps]
+        stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *each)
+        found = losses.blend_moments(stacked, np.array([0.25, 0.75]))
+        expected = losses.moments(jnp.concatenate(maps))
+        np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-5)
+        np.testing.assert_allclose(found.covariance, expected.covariance, atol=1e-5)
+
+
+class TestOptimalTransport:
+    def test_gives_features_the_moments_of_others(self) -> None:
+        features = normal(20, 20, 5) @ (jnp.eye(5) + 0.2 * normal(5, 5, seed=2))
+        style = losses.moments(normal(20, 21, 5, seed=1) @ (jnp.eye(5) + 0.2 * normal(5, 5)) + 2.0)
+        transport = losses.optimal_transport(losses.moments(features), style)
+        found = losses.moments(features @ transport.matrix + transport.offset[None, None])
+        size = float(jnp.trace(style.covariance))
+        np.testing.assert_allclose(found.mean, style.mean, atol=1e-4)
+        # The ridge, a thousandth of the mean square, is in both covariances.
+        np.testing.assert_allclose(found.covariance, style.covariance, atol=3e-3 * size)
+
+    def test_costs_the_distance(self) -> None:
+        """The mean squared way of a position, over C: no other map is as short."""
+        features = normal(20, 20, 5) @ (jnp.eye(5) + 0.2 * normal(5, 5, seed=2))
+        of, style = losses.moments(features), losses.moments(normal(9, 9, 5, seed=1) + 1.0)
+        transport = losses.optimal_transport(of, style)
+        moved = features @ transport.matrix + transport.offset[None, None]
+        way = jnp.mean(jnp.square(moved - features))
+        distance = losses.gaussian_wasserstein_of_moments(of, style)
+        np.testing.assert_allclose(way, distance, rtol=5e-3)
+
+    def test_in_one_channel_stretches_and_shifts(self) -> None:
+        deviations = jnp.array([-1.0, 1.0]).reshape(1, 2, 1)
+        of, style = losses.moments(deviations), losses.moments(2.0 * deviations + 3.0)
+        transport = losses.optimal_transport(of, style)
+        np.testing.assert_allclose(transport.matrix, 2.0, rtol=5e-3)
+        np.testing.assert_allclose(transport.offset, 3.0, rtol=5e-3)
+
+    def test_of_equal_moments_leaves_features(self) -> None:
+        moments = losses.moments(normal(4, 4, 5))  # Of fewer positions than it needs.
+        transport = losses.optimal_transport(moments, moments)
+        np.testing.assert_allclose(transport.matrix, np.eye(5), atol=1e-3)
+        np.testing.assert_allclose(transport.offset, np.zeros(5), atol=1e-3)
+
+    def test_of_flat_features_is_finite(self) -> None:
+        flat, varied = losses.moments(jnp.ones((4, 4, 3))), losses.moments(normal(4, 4, 3))
+        for pair in ((flat, varied), (varied, flat), (flat, flat)):
+            assert all(np.isfinite(part).all() for part in losses.optimal_transport(*pair))
+
+    def test_refuses_moments_that_do_not_match(self) -> None:
+        of, style = losses.moments(normal(4, 4, 3)), losses.moments(normal(4, 4, 5))
+        with pytest.raises(ValueError, match="means"):
+            losses.optimal_transport(of, style)
+
+
 class TestGaussianWasserstein:
     @pytest.mark.parametrize(("side", "channels"), [(9, 3), (40, 64), (12, 64)])
     def test_is_the_definition(self, side: int, channels: int) -> None:

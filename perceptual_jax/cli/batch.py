@@ -25,6 +25,7 @@ from perceptual_jax.io import images, resources
 from perceptual_jax.io.images import Picture
 from perceptual_jax.io.storage import FileError, local_path, pictures_in
 from perceptual_jax.models import tiling
+from perceptual_jax.models.networks import Network
 from perceptual_jax.pretrained.networks import TrainedNetwork
 
 PIPE = "-"
@@ -97,13 +98,18 @@ def with_progress(tiles: Iterable[_Tile], count: int, interrupts: Interrupts) ->
 
 def prepared(trained: TrainedNetwork, values: Any) -> TrainedNetwork:
     """The network on the device, computing in `--dtype`; `--tile_size` is checked against it."""
-    with usage_errors():
-        tiling.tiles((1, 1), trained.network, values.tile_size)
+    check_tile_size(values, trained.network)
     return dataclasses.replace(
         trained,
         network=trained.network.clone(dtype=values.dtype),
         variables=jax.device_put(trained.variables),
     )
+
+
+def check_tile_size(values: Any, network: Network) -> None:
+    """Raises `UserError` if a network cannot compute tiles of `--tile_size`."""
+    with usage_errors():
+        tiling.tiles((1, 1), network, values.tile_size)
 
 
 def results(
@@ -137,9 +143,9 @@ def results(
     return [] if interrupts else [result]
 
 
-def frames_for(source: str, trained: TrainedNetwork) -> tiling.Frames | None:
+def frames_for(source: str, network: Network) -> tiling.Frames | None:
     """Frames for the pictures of a folder; a single one is computed in its own size."""
-    return tiling.Frames(trained.network) if is_folder(source) else None
+    return tiling.Frames(network) if is_folder(source) else None
 
 
 def run(job: Job, source: str, output: str | None) -> int:
@@ -174,7 +180,7 @@ def _one(job: Job, source: str, output: str | None) -> int:
     height, width = results[0].rgb.shape[:2]
     seconds = time.monotonic() - began
     say(f"{output}: {width}x{height}, {seconds:.1f} s", aside=output == PIPE)
-    return 0
+    return interrupts.exit_code
 
 
 def write(output: str, picture: Picture, settings: dict[str, Any]) -> None:

@@ -24,10 +24,12 @@ def check(
     optimizer: Optimizer,
     images: int = 1,
     margin: int = 0,
+    unless: str = " (--nocheck_memory tries all the same)",
 ) -> None:
     """Refuses, as a `UserError` that names the largest size, a picture that will not fit.
 
-    `margin` is that of `synthesis.transfer`, by which the picture is larger while it is optimised.
+    `margin` is that of `synthesis.transfer`, by which the picture is larger while it is optimised;
+    `unless` says how to try all the same.
     """
     available = available_bytes()
     if available is None:
@@ -43,7 +45,7 @@ def check(
     advice = "no size fits" if largest < 1 else f"--image_size={largest} is the largest that fits"
     raise UserError(
         f"{height_width[1]}x{height_width[0]} needs about {needed / 1e9:.1f} GB of memory, and "
-        f"{available / 1e9:.1f} GB are free: {advice} (--nocheck_memory tries all the same)"
+        f"{available / 1e9:.1f} GB are free: {advice}{unless}"
     )
 
 

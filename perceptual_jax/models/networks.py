@@ -1,4 +1,4 @@
-"""Image transformation networks (Johnson et al. 2016), as Flax Linen modules.
+"""Image transformation networks, as Flax Linen modules: Johnson et al. 2016, and one for any style.
 
 Images are `(N, H, W, 3)`, RGB, in [0, 1], on both sides, of any height and width; outputs are
 float32 and not clipped. The fields of a module are numbers and names only, so that a file can hold
@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from perceptual_jax import losses, vgg
+from perceptual_jax.losses import Moments
 from perceptual_jax.models.layers import (
     NORMALIZATIONS,
     UPSAMPLINGS,
@@ -207,7 +209,168 @@ def paper_super_resolution_network(factor: int) -> SuperResolutionNetwork:
     return SuperResolutionNetwork(factor=factor, **_OF_PAPER, padding="zeros", skip=False)
 
 
-Network = StyleNetwork | SuperResolutionNetwork
+# What the decoder gets, and what it computes last: the layers of VGG whose moments are transported.
+# Li et al. 2017 transport five, each with an encoder and a decoder of its own; the one decoder drew
+# a grid when it was trained with relu3_1 and relu2_1 as well.
+TRANSPORTED = ("relu4_1", "relu1_1")
+
+# Of VGG; with maxima, less of a photo can be told from its features.
+ENCODER_POOLING = "avg"
+
+# Positions of the deepest layer are 8 pixels apart.
+UNIVERSAL_GRID = vgg.stride(TRANSPORTED[0])
+
+
+def encode(
+    params: vgg.Params, images: Any, layers: Sequence[str], *, dtype: Any = jnp.float32
+) -> dict[str, jax.Array]:
+    """VGG's features of images `(..., H, W, 3)`, as decoders are trained to invert them."""
+    return vgg.features(params, images, layers, pooling=ENCODER_POOLING, dtype=dtype)
+
+
+class Decoder(nn.Module):
+    """VGG-16 up to relu4_1 mirrored: 3x3 convolutions and ReLU, upsampling in place of pooling.
+
+    2.9 million parameters; and in the collection `units` how large the features of `TRANSPORTED`
+    are (`vgg.layer_sizes`), by which they are divided where the decoder computes.
+
+    Attributes:
+      width: channels of VGG's first block; the next ones have 2, 4 and 8 times as many.
+      dtype: of the convolutions; parameters are float32.
+    """
+
+    width: int = 64
+    dtype: str = "float32"
+
+    padding = "reflect"
+
+    @nn.compact
+    def __call__(
+        self,
+        features: jax.Array,
+        change: Callable[[str, jax.Array], jax.Array] = lambda layer, features: features,
+        *,
+        train: bool = False,
+    ) -> jax.Array:
+        """Images `(N, 8 h, 8 w, 3)`, not clipped, of VGG's features `(N, h, w, C)` of relu4_1.
+
+        Args:
+          features: sides of 2 or more.
+          change: makes of each of `TRANSPORTED` and its features those to go on with.
+          train: whether gradients are fast, for reverse mode only.
+        """
+
+        def layer(x: jax.Array, name: str, features: int, *, scale: float = 2.0**0.5) -> jax.Array:
+            # A block of VGG begins after its pooling; mirrored, it ends before the upsampling.
+            upsampling = "nearest" if name in ("conv3_3", "conv2_2", "conv1_2") else ""
+            options: dict[str, Any] = {"scale": scale, "train": train, "dtype": self.dtype}
+            return Convolution(features, upsampling=upsampling, name=name, **options)(x)
+
+        deepest, finest = (
+            self.variable("units", name, jnp.ones, (), jnp.float32).value for name in TRANSPORTED
+        )
+        x = change(TRANSPORTED[0], features)
+        x = (x * (1.0 / deepest)).astype(self.dtype)
+        for name, times in (
+            ("conv4_1", 4),
+            ("conv3_3", 4),
+            ("conv3_2", 4),
+            ("conv3_1", 2),
+            ("conv2_2", 2),
+            ("conv2_1", 1),
+            ("conv1_2", 1),
+        ):
+            x = nn.relu(layer(x, name, times * self.width))
+        x = change(TRANSPORTED[1], x * finest.astype(x.dtype))
+        x = (x * (1.0 / finest)).astype(self.dtype)
+        return _pixels(layer(x, "conv1_1", 3, scale=0.5), "linear")
+
+
+def transported(
+    features: jax.Array, of: Moments, style: Moments, *, train: bool = False
+) -> jax.Array:
+    """Features `(N, H, W, C)` of some moments, moved to others, float32.
+
+    Both are `(N, C)` and `(N, C, C)`, or have a leading axis of 1.  With `train` the map counts as
+    constant: its gradient is dear, and not finite where features hardly vary.
+    """
+    transport = losses.optimal_transport(of, style)
+    if train:
+        transport = jax.lax.stop_gradient(transport)
+    moved = jnp.matmul(features, transport.matrix[:, None].astype(features.dtype))
+    return moved.astype(jnp.float32) + transport.offset[:, None, None]
+
+
+class UniversalNetwork(nn.Module):
+    """Any painting without training: universal style transfer (Li et al. 2017).
+
+    VGG-16 encodes the photo, `losses.optimal_transport` gives its features the moments of the
+    painting's, and the decoder makes a picture of them.  Its variables are those that
+    `universal.variables` puts together: the decoder's, and the collections `encoder` and `styles`.
+
+    The photo's moments are by default those of each image.  If the collection `statistics` is
+    mutable, they are those of all images together, and are stored there; if it is given, they are
+    read from there.  The tiles of one picture so share the statistics of the whole.
+
+    Attributes:
+      styles: number of paintings.
+      width: of the decoder.
+      dtype: of the convolutions; parameters and moments are float32.
+    """
+
+    styles: int = 1
+    width: int = 64
+    dtype: str = "float32"
+
+    # VGG pads with zeros, as it was trained.
+    padding = "zeros"
+
+    @nn.compact
+    def __call__(
+        self,
+        images: jax.Array,
+        style_weights: Any = None,
+        *,
+        train: bool = False,
+        size: Any = None,
+    ) -> jax.Array:
+        """Stylises images `(N, H, W, 3)`, as `StyleNetwork` does.
+
+        With `train` the maps of the transport count as constants.
+        """
+        _check_frames(self, size)
+        images = _checked_images(images, least=smallest_side(self))
+        count, height, width = images.shape[:3]
+        weights = _style_weights(style_weights, count, self.styles)
+
+        def change(layer: str, features: jax.Array) -> jax.Array:
+            paintings: Moments = self.get_variable("styles", layer)
+            style = jax.vmap(losses.blend_moments, (None, 0))(paintings, weights)
+            return transported(features, self._moments(layer, features), style, train=train)
+
+        # Whole positions of the deepest layer, and two of them, which reflection needs.
+        grid = UNIVERSAL_GRID
+        below = [(0, max(2 * grid, -(-side // grid) * grid) - side) for side in (height, width)]
+        padded = jnp.pad(images, [(0, 0), *below, (0, 0)], mode="edge")
+        features = encode(
+            self.get_variable("encoder", "vgg"), padded, TRANSPORTED[:1], dtype=self.dtype
+        )
+        decoder = Decoder(self.width, self.dtype, name="decoder")
+        return decoder(features[TRANSPORTED[0]], change, train=train)[:, :height, :width]
+
+    def _moments(self, layer: str, features: jax.Array) -> Moments:
+        if self.has_variable("statistics", layer):
+            shared: Moments = self.get_variable("statistics", layer)
+            return shared
+        if not self.is_mutable_collection("statistics"):
+            return losses.moments(features)
+        together = losses.moments(features.reshape(1, -1, *features.shape[2:]))
+        self.put_variable("statistics", layer, together)
+        return together
+
+
+AnyStyleNetwork = StyleNetwork | UniversalNetwork
+Network = AnyStyleNetwork | SuperResolutionNetwork
 
 
 def transform(
@@ -302,12 +465,15 @@ def _pixels(x: jax.Array, output: str) -> jax.Array:
     return 0.5 + 0.5 * jnp.tanh(x) if output == "tanh" else 0.5 + 0.25 * x
 
 
-def initial_variables(network: Network, seed: int) -> Any:
+def initial_variables(network: Network | Decoder, seed: int) -> Any:
     """Random variables from which a training starts."""
+    key = jax.random.key(seed)
+    if isinstance(network, Decoder):
+        return jax.jit(network.init)(key, np.zeros((1, 2, 2, 8 * network.width), np.float32))
     side = max(64, smallest_side(network))
     images = np.zeros((1, side, side, 3), np.float32)
     weights = [np.ones(network.styles, np.float32)] if isinstance(network, StyleNetwork) else []
-    return jax.jit(network.init)(jax.random.key(seed), images, *weights)
+    return jax.jit(network.init)(key, images, *weights)
 
 
 def describe(network: nn.Module) -> dict[str, Any]:

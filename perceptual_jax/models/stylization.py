@@ -17,7 +17,7 @@ import numpy as np
 
 from perceptual_jax import color
 from perceptual_jax.models import networks, tiling
-from perceptual_jax.models.networks import StyleNetwork
+from perceptual_jax.models.networks import AnyStyleNetwork
 from perceptual_jax.models.tiling import Tile
 from perceptual_jax.ops.checks import as_images
 
@@ -36,7 +36,7 @@ def stylize(
     variables: Any,
     images: Any,
     *,
-    network: StyleNetwork,
+    network: AnyStyleNetwork,
     style_weights: Any = None,
     size: Any = None,
 ) -> jax.Array:
@@ -68,7 +68,7 @@ def stylize_tiles(
     variables: Any,
     image: np.ndarray,
     *,
-    network: StyleNetwork,
+    network: AnyStyleNetwork,
     style_weights: Any = None,
     tile: int = TILE,
     frames: tiling.Frames | None = None,
@@ -91,8 +91,8 @@ def stylize_tiles(
       ValueError: as `stylize` and `tiling.tiles`.
     """
     parts = tiling.tiles(image.shape[:2], network, tile)
-    if len(parts) > 1 and network.normalization == "instance":
-        windows = _windows(image, tile)
+    if len(parts) > 1 and getattr(network, "normalization", "instance") == "instance":
+        windows = _windows(image, tile, tiling.grid(network))
         windows, size = tiling.framed(windows, frames)
         statistics = _pooled_statistics(
             variables, windows, style_weights, network=network, size=size
@@ -108,7 +108,7 @@ def stylize_regions(
     image: np.ndarray,
     masks: Sequence[Any] | np.ndarray,
     *,
-    network: StyleNetwork,
+    network: AnyStyleNetwork,
     style_weights: Sequence[Any] | np.ndarray,
     tile: int = TILE,
     frames: tiling.Frames | None = None,
@@ -181,7 +181,7 @@ def blend_with_photo(
     return share * stylized + rest * photo
 
 
-def _windows(image: np.ndarray, tile: int) -> np.ndarray:
+def _windows(image: np.ndarray, tile: int, grid: int) -> np.ndarray:
     """Parts of a picture, spread evenly over it, `(N, h, w, 3)`."""
     largest = min(_WINDOW_SIDE, max(_LEAST_WINDOW_SIDE, tile))
 
@@ -189,8 +189,8 @@ def _windows(image: np.ndarray, tile: int) -> np.ndarray:
         count = min(_WINDOWS, math.ceil(length / largest))
         # No longer than its share, so that no pixel counts twice.
         side = min(largest, math.ceil(length / count))
-        starts = np.linspace(0, length - side, count).astype(int) // tiling.STYLE_GRID
-        return [slice(start, start + side) for start in starts * tiling.STYLE_GRID]
+        starts = np.linspace(0, length - side, count).astype(int) // grid
+        return [slice(start, start + side) for start in starts * grid]
 
     rows, columns = map(along, image.shape[:2])
     return np.stack([image[row, column] for row in rows for column in columns])
@@ -198,7 +198,7 @@ def _windows(image: np.ndarray, tile: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames="network")
 def _pooled_statistics(
-    variables: Any, windows: jax.Array, style_weights: Any, *, network: StyleNetwork, size: Any
+    variables: Any, windows: jax.Array, style_weights: Any, *, network: AnyStyleNetwork, size: Any
 ) -> Any:
     """Mean and variance of every normalisation, over all windows together."""
     _, updated = network.apply(variables, windows, style_weights, size=size, mutable=["statistics"])

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from perceptual_jax.models.networks import (
+    UNIVERSAL_GRID,
     Network,
     StyleNetwork,
     SuperResolutionNetwork,
+    UniversalNetwork,
     check_sides,
     fits_frames,
     smallest_side,
@@ -18,6 +20,14 @@ from perceptual_jax.models.networks import (
 
 # Positions of a style network's residual blocks are 4 pixels apart: tiles start on one of them.
 STYLE_GRID = 4
+
+
+def grid(network: Network) -> int:
+    """Tiles start on multiples of so many pixels."""
+    if isinstance(network, UniversalNetwork):
+        return UNIVERSAL_GRID
+    return STYLE_GRID if isinstance(network, StyleNetwork) else 1
+
 
 # Sides of frames are rounded up to a multiple of this, in pixels.
 _FRAME_GRID = 128
@@ -81,6 +91,10 @@ def reach(network: Network) -> int:
         # 9x9 and the residual blocks at the size of the input; the upsamplings, of which the first
         # counts 1 and the others together 1; 9x9 at the size of the output.
         return 4 + 2 * network.residual_blocks + 2 + 1
+    if isinstance(network, UniversalNetwork):
+        # VGG: 3x3 at full, half, quarter and eighth size, twice, twice, three times and once, and
+        # the pixels that it pools; the decoder alike.
+        return 2 * (2 * 1 + 2 * 2 + 3 * 4 + 8 + (1 + 2 + 4))
     # 9x9 at full size; 3x3 at full and at half size; two 3x3 at a quarter for each residual block;
     # the upsamplings at a quarter and at half, which reach one pixel of their result further if
     # each of its pixels depends on three of the input; 9x9 at full size.
@@ -97,12 +111,12 @@ def tiles(height_width: Sequence[int], network: Network, tile: int) -> list[tupl
     Raises:
       ValueError: the tile is not a multiple of the grid, or not larger than twice the reach.
     """
-    grid = STYLE_GRID if isinstance(network, StyleNetwork) else 1
-    margin = math.ceil(reach(network) / grid) * grid
-    if tile % grid or tile <= 2 * margin:
-        multiple = f"a multiple of {grid} " if grid > 1 else ""
+    step = grid(network)
+    margin = math.ceil(reach(network) / step) * step
+    if tile % step or tile <= 2 * margin:
+        multiple = f"a multiple of {step} " if step > 1 else ""
         raise ValueError(f"tile must be {multiple}above {2 * margin} for this network, got {tile}")
-    rows, columns = (spans(length, tile, margin, grid=grid) for length in height_width)
+    rows, columns = (spans(length, tile, margin, grid=step) for length in height_width)
     return [(row, column) for row in rows for column in columns]
 
 

@@ -3,14 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-_HIGHEST = jax.lax.Precision.HIGHEST
+HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def matmul(*matrices: jax.Array) -> jax.Array:
     """The product of matrices `(..., C, C)`; an accelerator would else round what goes in."""
     product = matrices[0]
     for matrix in matrices[1:]:
-        product = jnp.matmul(product, matrix, precision=_HIGHEST)
+        product = jnp.matmul(product, matrix, precision=HIGHEST)
     return product
 
 

@@ -20,13 +20,22 @@ from flax import traverse_util
 
 from perceptual_jax.io import resources
 from perceptual_jax.io.storage import FileError, local_path
-from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork, describe
+from perceptual_jax.models.networks import (
+    Decoder,
+    StyleNetwork,
+    SuperResolutionNetwork,
+    describe,
+)
 from perceptual_jax.pretrained import tensorfile, torch_pickle, transformer_net
 
 FORMAT = "perceptual_jax.network"
 VERSION = "1"
 
-KINDS: dict[str, type[nn.Module]] = {"style": StyleNetwork, "superres": SuperResolutionNetwork}
+KINDS: dict[str, type[nn.Module]] = {
+    "style": StyleNetwork,
+    "superres": SuperResolutionNetwork,
+    "decoder": Decoder,
+}
 
 # Enough to recognise a painting; 49 kB at most, beside the 3.4 MB of a network of one style.
 LARGEST_THUMBNAIL = 128

@@ -157,4 +157,5 @@ def mismatches(tensors: Mapping[str, np.ndarray], shapes: Shapes) -> list[str]:
 
 def _plain(tensor: np.ndarray) -> np.ndarray:
     """In C order and little-endian, which is what the file holds on every machine."""
-    return np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<"))
+    # Not `np.ascontiguousarray`, which gives a number an axis.
+    return np.asarray(tensor, tensor.dtype.newbyteorder("<"), order="C")

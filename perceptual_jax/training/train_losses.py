@@ -5,6 +5,7 @@ training.  It gives one value per photo, the weighted terms whose sum that value
 running statistics.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from perceptual_jax import losses, vgg
-from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork
+from perceptual_jax.models import networks
+from perceptual_jax.models.networks import Decoder, StyleNetwork, SuperResolutionNetwork
 from perceptual_jax.objective import Objective, Targets, evaluate, targets
 
 Batch = Mapping[str, jax.Array]
@@ -125,6 +127,117 @@ def superres_loss(
             terms = {**terms, "pixel": pixel_weight * pixels}
             total = total + terms["pixel"]
         return total, terms, updated
+
+    return loss
+
+
+# A decoder inverts these, and its pictures of a style are compared with the painting at them, fine
+# strokes most; what their relu4_1 is compared with is what the decoder was given.
+INVERSION = Objective(
+    formulation="normalized",
+    content_layers=("relu1_1", "relu2_1", "relu3_1", "relu4_1"),
+    pooling=networks.ENCODER_POOLING,
+)
+TRANSFER = Objective(
+    formulation="normalized",
+    style_statistics="wasserstein",
+    content_layers=networks.TRANSPORTED[:1],
+    content_weight=1.0,
+    style_layers=("relu1_1", "relu2_1", "relu3_1"),
+    style_weight=10.0,
+    style_layer_weights=(0.45, 0.33, 0.22),
+    range_weight=None,
+    pooling=networks.ENCODER_POOLING,
+)
+
+# Of the mean squared difference of pixels, whose variance is about 0.05.
+_PIXEL_WEIGHT = 20.0
+
+
+def decoder_constants(
+    params: vgg.Params, paintings: Sequence[Any], *, dtype: str = "float32"
+) -> dict[str, Any]:
+    """VGG's parameters, and what a decoder learns from paintings, each `(H, W, 3)` in [0, 1].
+
+    Returns:
+      `{"vgg": ..., "sizes": {layer: ()}, "styles": {layer: Moments}}`, of which the moments have an
+      axis for the paintings in front.
+    """
+    layers = INVERSION.layers
+    sizes = vgg.layer_sizes(params, layers, pooling=INVERSION.pooling)
+    params = vgg.freeze(params, layers, dtype=dtype)
+
+    @jax.jit
+    def moments(params: vgg.Params, painting: jax.Array) -> dict[str, losses.Moments]:
+        found = networks.encode(params, painting, layers, dtype=dtype)
+        return {layer: losses.moments(x) for layer, x in found.items()}
+
+    found = [moments(params, painting) for painting in paintings]
+    styles = jax.tree.map(lambda *arrays: jnp.stack(arrays), *found)
+    return {"vgg": params, "sizes": sizes, "styles": styles}
+
+
+def decoder_loss(decoder: Decoder) -> Loss:
+    """Invert VGG, and make pictures of features that were moved to a painting's moments.
+
+    Of every crop two pictures are made: one of its own features, compared with the crop in pixels
+    and features (`INVERSION`), and one of the transported features, compared with these and the
+    painting (`TRANSFER`).  The running number of a photo chooses the painting.  Several crops of a
+    photo are transported together, and together compared.
+
+    Returns:
+      A `Loss` of batches as for `style_loss`, with the constants of `decoder_constants`; of
+      `"inputs"`, where the batch has them.
+    """
+    deepest = networks.TRANSPORTED[0]
+    inversion = dataclasses.replace(INVERSION, dtype=decoder.dtype)
+    transfer = dataclasses.replace(TRANSFER, dtype=decoder.dtype)
+
+    def loss(variables: Any, batch: Batch, constants: Any) -> tuple[jax.Array, Terms, Any]:
+        photos, numbers = unit_range(batch.get("inputs", batch["photos"])), batch["index"]
+        if numbers.ndim == 1:
+            photos, numbers = photos[:, None], numbers[:, None]
+        count, parts = numbers.shape
+        paintings = jax.tree.leaves(constants["styles"])[0].shape[0]
+        turns = numbers[:, 0] // parts % paintings
+        styles = jax.tree.map(lambda of_all: of_all[turns], constants["styles"])
+        crops = photos.reshape(-1, *photos.shape[2:])
+        wanted = _content(inversion, constants["vgg"], crops)
+        moved: dict[str, jax.Array] = {}
+
+        def change(layer: str, features: jax.Array) -> jax.Array:
+            own, other = jnp.split(features, 2)
+            # All crops of a photo side by side are one picture.
+            shape = (count, -1, *other.shape[2:])
+            found = networks.transported(
+                other.reshape(shape),
+                losses.moments(other.reshape(shape)),
+                styles[layer],
+                train=True,
+            )
+            moved[layer] = found.reshape(other.shape)
+            return jnp.concatenate([own.astype(jnp.float32), moved[layer]])
+
+        encoded = jnp.concatenate([wanted[deepest], wanted[deepest]])
+        pictures: Any = decoder.apply(variables, encoded, change, train=True)
+        inverted, painted = (half.reshape(photos.shape) for half in jnp.split(pictures, 2))
+
+        def grouped(features: dict[str, jax.Array]) -> dict[str, jax.Array]:
+            return {name: x.reshape(count, parts, *x.shape[1:]) for name, x in features.items()}
+
+        of_crops = Targets(grouped(wanted), style={}, regions={}, sizes=constants["sizes"])
+        total, terms = evaluate(inversion, constants["vgg"], inverted, of_crops, parts=True)
+        terms = {f"inversion/{name.split('/')[1]}": value for name, value in terms.items()}
+        difference = jnp.mean(jnp.square(inverted - photos), axis=(1, 2, 3, 4))
+        terms["inversion/pixels"] = _PIXEL_WEIGHT * difference
+        of_painting = Targets(
+            content=grouped({deepest: jax.lax.stop_gradient(moved[deepest])}),
+            style=jax.tree.map(lambda x: x[None], styles),
+            regions={},
+            sizes=constants["sizes"],
+        )
+        of_style, more = evaluate(transfer, constants["vgg"], painted, of_painting, parts=True)
+        return total + terms["inversion/pixels"] + of_style, {**terms, **more}, {}
 
     return loss
 

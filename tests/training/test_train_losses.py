@@ -13,7 +13,12 @@ import pytest
 
 from perceptual_jax import losses, vgg
 from perceptual_jax.models import networks
-from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork
+from perceptual_jax.models.networks import (
+    TRANSPORTED,
+    Decoder,
+    StyleNetwork,
+    SuperResolutionNetwork,
+)
 from perceptual_jax.objective import Objective
 from perceptual_jax.training import train_losses
 from tests import reference
@@ -301,3 +306,92 @@ class TestSuperresLoss:
         assert updated["batch_stats"].keys() == before.keys() == {"norm1", "up_norm1", "up_norm2"}
         for name, norm in updated["batch_stats"].items():
             assert np.abs(norm["batch"]["mean"] - before[name]["batch"]["mean"]).min() > 0
+
+
+# A VGG whose blocks are each twice as wide as the one before, which decoders mirror.
+WIDE = reference.random_vgg(widths=(2, 4, 8, 16, 4))
+DECODER = Decoder(width=2)
+CROPS = np.random.default_rng(6).integers(0, 256, size=(2, 2, 16, 24, 3), dtype=np.uint8)
+NUMBERS = np.array([[4, 5], [6, 7]])  # The third and fourth photo: paintings 2 and 0 of three.
+
+
+@pytest.fixture(scope="module")
+def wide_constants() -> Any:
+    return train_losses.decoder_constants(WIDE, PAINTINGS)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Any:
+    initial = jax.eval_shape(lambda: networks.initial_variables(DECODER, seed=0))
+    units = {"relu4_1": np.float32(0.4), "relu1_1": np.float32(0.8)}
+    variables = {**reference.random_variables(initial), "units": units}
+    variables["params"]["conv1_1"]["kernel"] *= 0.2  # So that no pixel leaves [0, 1].
+    return variables
+
+
+def decoder_loss(variables: Any, constants: Any, **batch: Any) -> Any:
+    given = {"photos": CROPS, "index": NUMBERS, **batch}
+    return jax.jit(train_losses.decoder_loss(DECODER))(variables, given, constants)
+
+
+class TestDecoderLoss:
+    def test_is_the_sum_of_its_terms(self, decoder: Any, wide_constants: Any) -> None:
+        total, terms, updated = decoder_loss(decoder, wide_constants)
+        assert total.shape == (2,)
+        assert not updated
+        kinds = {name.split("/")[0] for name in terms}
+        assert kinds == {"inversion", "content", "style", "range"}
+        np.testing.assert_allclose(total, sum(terms.values()), rtol=1e-5)
+
+    def test_inversion_compares_pictures_of_a_photos_own_features(
+        self, decoder: Any, wide_constants: Any
+    ) -> None:
+        _, terms, _ = decoder_loss(decoder, wide_constants)
+        photos = train_losses.unit_range(CROPS)
+        encoded = networks.encode(WIDE, photos, TRANSPORTED[:1])[TRANSPORTED[0]]
+        pictures = jax.vmap(lambda features: DECODER.apply(decoder, features))(encoded)
+        expected = 20.0 * np.square(pictures - photos).mean((1, 2, 3, 4))
+        np.testing.assert_allclose(terms["inversion/pixels"], expected, rtol=1e-4)
+
+    def test_style_compares_all_crops_of_a_photo_with_its_painting(
+        self, decoder: Any, wide_constants: Any
+    ) -> None:
+        """What was transported together, by the moments of both crops."""
+        _, terms, _ = decoder_loss(decoder, wide_constants)
+        sizes = vgg.layer_sizes(WIDE, ["relu2_1"], pooling="avg")
+        photos = train_losses.unit_range(CROPS)
+        for photo, painting, found in zip(
+            photos, (PAINTINGS[2], PAINTINGS[0]), terms["style/relu2_1"], strict=True
+        ):
+
+            def change(layer: str, features: jax.Array, painting: np.ndarray = painting) -> Any:
+                style = losses.moments(networks.encode(WIDE, painting[None], [layer])[layer])
+                rows = features.reshape(1, -1, *features.shape[2:])
+                of = jax.tree.map(lambda x: x, losses.moments(rows))
+                return networks.transported(features, of, style)
+
+            encoded = networks.encode(WIDE, photo, TRANSPORTED[:1])[TRANSPORTED[0]]
+            pictures: Any = DECODER.apply(decoder, encoded, change)
+            maps = networks.encode(WIDE, pictures, ["relu2_1"])["relu2_1"]
+            wanted = networks.encode(WIDE, painting, ["relu2_1"])["relu2_1"]
+            distance = losses.gaussian_wasserstein(maps.reshape(-1, *maps.shape[2:]), wanted)
+            expected = 10.0 * 0.33 * distance / sizes["relu2_1"] ** 2
+            np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+    def test_takes_the_varied_photos_where_there_are_some(
+        self, decoder: Any, wide_constants: Any
+    ) -> None:
+        other = CROPS[:, :, ::-1]
+        varied = decoder_loss(decoder, wide_constants, inputs=other)
+        alone = decoder_loss(decoder, wide_constants, photos=other)
+        np.testing.assert_array_equal(varied[0], alone[0])
+
+    def test_has_a_gradient_of_every_parameter(self, decoder: Any, wide_constants: Any) -> None:
+        def mean(params: Any) -> jax.Array:
+            given: Any = {"photos": CROPS[:, 0], "index": NUMBERS[:, 0]}
+            loss = train_losses.decoder_loss(DECODER)
+            return jnp.mean(loss({**decoder, "params": params}, given, wide_constants)[0])
+
+        for leaf in jax.tree.leaves(jax.jit(jax.grad(mean))(decoder["params"])):
+            assert np.isfinite(leaf).all()
+            assert np.abs(leaf).max() > 0

@@ -1,7 +1,9 @@
-"""Stylise pictures of any size with a trained network, in one pass (Johnson et al. 2016).
+"""Stylise pictures of any size in one pass, in a trained style or that of any painting.
 
---input is a photo, a folder of photos, or - for a picture from standard input. The styles that are
-shipped are shown by --list, and on your own photo by --sheet.
+A style that was trained is painted by a network of Johnson et al. 2016, that of any other painting
+by transport of VGG's features (Li et al. 2017), which takes twice as long. --input is a photo, a
+folder of photos, or - for a picture from standard input. The styles that are shipped are shown by
+--list, and on your own photo by --sheet.
 """
 
 import contextlib
@@ -16,18 +18,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from perceptual_jax import models
-from perceptual_jax.cli import batch, console, flags, memory
+from perceptual_jax import models, synthesis
+from perceptual_jax.cli import batch, console, flags, memory, style_source
 from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out
 from perceptual_jax.cli.interrupts import Interrupts, interruptible
 from perceptual_jax.cli.messages import say, show
+from perceptual_jax.cli.style_source import StyleSource
 from perceptual_jax.io import image_grid, images, masks
 from perceptual_jax.io.images import Picture
 from perceptual_jax.io.storage import local_path, pictures_in
 from perceptual_jax.models import stylization
-from perceptual_jax.models.networks import StyleNetwork
 from perceptual_jax.models.tiling import Frames
-from perceptual_jax.pretrained.networks import TrainedNetwork, load_network, shipped
+from perceptual_jax.objective import WASSERSTEIN
+from perceptual_jax.pretrained.networks import load_network, shipped
+from perceptual_jax.pretrained.vgg import load_vgg
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +50,6 @@ _FINE_PIXELS = 12_000_000
 # Rows of a result that are blended with the photo at once.
 _ROWS = 256
 
-_NONE_SHIPPED = "no network is shipped: train one with --mode=train_transform"
-
 
 def define_flags(define: flags.Flags) -> None:
     flags.input_and_output(define, "rocket", "STYLE")
@@ -61,14 +63,16 @@ def define_flags(define: flags.Flags) -> None:
     define.list(
         "style",
         None,
-        "A style of the network, or several to be mixed (wave:0.7,starry_night:0.3); with "
-        "--content_mask one for each region. By default the network's first.",
+        "A style of the network, or a picture of any painting (me.jpg), which needs no training; "
+        "or several to be mixed (wave:0.7,starry_night:0.3), with --content_mask one for each "
+        "region. By default the network's first.",
     )
     define.string(
         "network",
         None,
         "A trained network: a file of --mode=train_transform, a .pth of PyTorch's example "
-        "fast_neural_style, or a shipped one. By default the shipped one that has the styles.",
+        "fast_neural_style, or a shipped one; or a decoder of --mode=train_decoder, which takes "
+        "any painting. By default the shipped one that has the styles, or else the decoder.",
     )
     define.string(
         "stroke_size",
@@ -78,6 +82,13 @@ def define_flags(define: flags.Flags) -> None:
         "far as the network knows it: the shipped one 256 to 1024 pixels.",
     )
     define.float("strength", 1.0, "From 0, the photo, to 1, the full style.")
+    define.integer(
+        "refine",
+        0,
+        "Iterations of the optimiser of --mode=gatys from there, which brings out the painting; "
+        "each takes about ten times as long as the pass.",
+        least=0,
+    )
     define.float(
         "variation",
         0.5,
@@ -120,18 +131,21 @@ def main(values: Any) -> int | None:
         if (value := getattr(values, name)) > 1:
             raise UserError(f"--{name}={value} must be between 0 and 1")
     styles = flags.weighted_names(values.style) if values.style else []
-    trained = _load_network(values, [name for name, _ in styles])
-    mixes = _mixes(values, styles or [(trained.styles[0], 1.0)])
-    _stroke_size(values, trained, 1)  # Raises now if it is none.
-    settings = {**flags.record("stylize", values), "styles_of_network": trained.styles}
+    source = style_source.find(values, list(dict.fromkeys(name for name, _ in styles)))
+    mixes = _mixes(values, styles or [(source.styles[0], 1.0)])
+    _stroke_size(values, source, 1)  # Raises now if it is none.
+    if values.refine:
+        _check_refined(values, source, mixes)
+    settings = {**flags.record("stylize", values), "styles_of_network": source.titles}
     flags.say_examples(values, "input")
     if values.sheet:
-        return _write_sheet(values, trained, settings)
-    frames = batch.frames_for(values.input, trained)
+        return _write_sheet(values, source, settings)
+    frames = batch.frames_for(values.input, source.network)
     whole = bool(values.content_mask) or values.keep_colors != "none"
-    used = [name for name in trained.styles if any(mix.get(name) for mix in mixes)]
+    titles = zip(source.styles, source.titles, strict=True)
+    used = [title for name, title in titles if any(mix.get(name) for mix in mixes)]
     job = batch.Job(
-        apply=functools.partial(_apply, values, trained, frames, mixes),
+        apply=functools.partial(_apply, values, source, frames, mixes),
         label="-".join(used),
         settings=settings,
         batch_size=1 if whole else flags.batch_size_of(values),
@@ -144,25 +158,7 @@ def main(values: Any) -> int | None:
 def _list_of_styles() -> str:
     networks = {name: load_network(name).styles for name in shipped("style")}
     lines = [f"{style:24} (--network={name})" for name in networks for style in networks[name]]
-    return "\n".join(lines) or _NONE_SHIPPED
-
-
-def _load_network(values: Any, styles: Sequence[str]) -> TrainedNetwork:
-    """The network that is given, or else the first shipped one that has all the styles."""
-    names = [values.network] if values.network else shipped("style")
-    if not names:
-        raise UserError(_NONE_SHIPPED)
-    candidates = [load_network(name) for name in names]
-    suitable = (trained for trained in candidates if set(styles) <= set(trained.styles))
-    trained = next(suitable, candidates[0])
-    if not isinstance(trained.network, StyleNetwork):
-        raise UserError(f"--network={values.network} is not a network for style transfer")
-    if unknown := [style for style in styles if style not in trained.styles]:
-        raise UserError(
-            f"the network has no style {', '.join(unknown)}, but {', '.join(trained.styles)}; "
-            "--mode=gatys takes any painting at once, --mode=train_transform trains one for it"
-        )
-    return batch.prepared(trained, values)
+    return "\n".join(lines) or style_source.NONE_SHIPPED
 
 
 def _mixes(values: Any, styles: Sequence[tuple[str, float]]) -> list[dict[str, float]]:
@@ -180,7 +176,15 @@ def _mixes(values: Any, styles: Sequence[tuple[str, float]]) -> list[dict[str, f
     return [{name: 1.0} for name, _ in styles]
 
 
-def _stroke_size(values: Any, trained: TrainedNetwork, long_side: int) -> float | None:
+def _check_refined(values: Any, source: StyleSource, mixes: Sequence[Mapping[str, float]]) -> None:
+    """Raises `UserError` unless the paintings are at hand, for whole pictures."""
+    if values.content_mask:
+        raise UserError("--refine is for whole pictures: leave out --content_mask")
+    for name in source.styles if values.sheet else mixes[0]:
+        style_source.painting(name)
+
+
+def _stroke_size(values: Any, source: StyleSource, long_side: int) -> float | None:
     """The size of the strokes in a picture, in pixels, of those that the network has."""
     text = values.stroke_size.strip()
     try:
@@ -191,7 +195,7 @@ def _stroke_size(values: Any, trained: TrainedNetwork, long_side: int) -> float 
         raise UserError(
             f"--stroke_size={text} is no size: give pixels (512) or a share of the picture (45%)"
         ) from None
-    if not trained.stroke_sizes:
+    if not source.stroke_sizes:
         if values["stroke_size"].using_default_value:
             return None
         raise UserError(
@@ -199,7 +203,7 @@ def _stroke_size(values: Any, trained: TrainedNetwork, long_side: int) -> float 
             "trained with several paintings' sizes (--style_size=256,512,1024) has more"
         )
     pixels = wanted / 100 * long_side if text.endswith("%") else wanted
-    return min(max(pixels, trained.stroke_sizes[0]), trained.stroke_sizes[-1])
+    return min(max(pixels, source.stroke_sizes[0]), source.stroke_sizes[-1])
 
 
 def _resize(values: Any, picture: Picture, *, warned: set[str]) -> Picture:
@@ -207,6 +211,11 @@ def _resize(values: Any, picture: Picture, *, warned: set[str]) -> Picture:
     long_side = values.image_size or max(picture.rgb.shape[:2])
     height, width = images.size_for(picture.rgb.shape[:2], long_side)
     memory.check_picture((height, width))
+    if values.refine:
+        params, margin = load_vgg("vgg16"), synthesis.MARGIN
+        optimizer = synthesis.Optimizer()
+        size = (height, width)
+        memory.check(WASSERSTEIN, params, size, optimizer=optimizer, margin=margin, unless="")
     if height * width >= _FINE_PIXELS and not warned:
         warned.add("strokes")
         _log.warning(
@@ -220,15 +229,17 @@ def _resize(values: Any, picture: Picture, *, warned: set[str]) -> Picture:
 
 def _apply(
     values: Any,
-    trained: TrainedNetwork,
+    source: StyleSource,
     frames: Frames | None,
     mixes: Sequence[Mapping[str, float]],
     pictures: Sequence[Picture],
     interrupts: Interrupts,
 ) -> list[Picture]:
     """The results for pictures of one size, none if it was interrupted."""
-    stroke_size = _stroke_size(values, trained, max(pictures[0].rgb.shape[:2]))
-    style_weights = np.stack([trained.style_weights(mix, stroke_size=stroke_size) for mix in mixes])
+    stroke_size = _stroke_size(values, source, max(pictures[0].rgb.shape[:2]))
+    trained = source.at(stroke_size)
+    of_rows = stroke_size if trained.stroke_sizes else None
+    style_weights = np.stack([trained.style_weights(mix, stroke_size=of_rows) for mix in mixes])
     in_tiles: Any = functools.partial(models.stylize_tiles, style_weights=style_weights[0])
     if values.content_mask:
         height_width = pictures[0].rgb.shape[:2]
@@ -249,11 +260,43 @@ def _apply(
         in_tiles=in_tiles,
     )
     inside = slice(_MARGIN, -_MARGIN)
-    pairs = zip(pictures, (result[inside, inside] for result in results), strict=False)
-    return [
-        dataclasses.replace(picture, rgb=_blend(values, result, picture.rgb))
-        for picture, result in pairs
-    ]
+    finished = []
+    for picture, result in zip(pictures, (each[inside, inside] for each in results), strict=False):
+        if values.refine:
+            result = _refined(values, mixes[0], stroke_size, picture.rgb, result, interrupts)
+        finished.append(dataclasses.replace(picture, rgb=_blend(values, result, picture.rgb)))
+    return finished
+
+
+def _refined(
+    values: Any,
+    mix: Mapping[str, float],
+    stroke_size: float | None,
+    photo: np.ndarray,
+    result: np.ndarray,
+    interrupts: Interrupts,
+) -> np.ndarray:
+    """A result after iterations of the optimiser, fewer if it is interrupted."""
+    height_width = photo.shape[:2]
+    side = round(stroke_size or max(height_width) * _STROKE_SHARE)
+    reports = synthesis.transfer(
+        WASSERSTEIN,
+        load_vgg("vgg16"),
+        photo,
+        [images.fit(style_source.painting(name), side) for name in mix],
+        stages=[(height_width, values.refine)],
+        init=result,
+        style_weights=list(mix.values()),
+    )
+    with console.ProgressBar(values.refine) as bar:
+        done = 0
+        for report in reports:
+            result = np.array(report.best[0])
+            bar.update(report.step - done, f"iteration {report.step}", report.trace.summary())
+            done = report.step
+            if interrupts:
+                break
+    return np.clip(result, 0.0, 1.0)
 
 
 def _varied(values: Any, picture: Picture, stroke_size: float | None) -> Picture:
@@ -283,11 +326,11 @@ def _blend(values: Any, result: np.ndarray, photo: np.ndarray) -> np.ndarray:
 _blend_with_photo = jax.jit(models.blend_with_photo, static_argnames=("keep_colors", "strength"))
 
 
-def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any]) -> int:
+def _write_sheet(values: Any, styles_from: StyleSource, settings: dict[str, Any]) -> int:
     """Photos in every style of the network: one in a block with captions, several in rows."""
     source, place = values.input, local_path(values.input)
     is_folder = batch.is_folder(source)
-    frames = batch.frames_for(source, trained)
+    frames = batch.frames_for(source, styles_from.network)
     # A folder may be called `.`, and a pipe leads to nothing that has a name.
     named = str(place.resolve()) if is_folder else source
     output = batch.output_of(named, values.output, "sheet")
@@ -295,15 +338,17 @@ def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any])
     rows: list[list[np.ndarray]] = []
     failed: list[str] = []
     with (
-        console.ProgressBar(len(paths) * len(trained.styles)) as bar,
+        console.ProgressBar(len(paths) * len(styles_from.styles)) as bar,
         interruptible() as interrupts,
     ):
         for path in paths:
             with leaving_out(failed, path) if is_folder else contextlib.nullcontext():
                 picture = batch.read(str(path)).fit(values.image_size or _SHEET_SIDE)
                 row = [picture.over_white()]
-                for style in trained.styles:
-                    results = _apply(values, trained, frames, [{style: 1.0}], [picture], interrupts)
+                for style in styles_from.styles:
+                    results = _apply(
+                        values, styles_from, frames, [{style: 1.0}], [picture], interrupts
+                    )
                     if not results:
                         break
                     row.append(results[0].over_white())
@@ -315,7 +360,7 @@ def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any])
         say("interrupted", aside=True)
         return interrupts.exit_code
     if rows:
-        labels = ["photo", *trained.styles]
+        labels = ["photo", *styles_from.titles]
         if is_folder:
             columns = [label.replace("_", " ") for label in labels]
             sheet = image_grid.draw(rows, column_labels=columns)
@@ -325,7 +370,7 @@ def _write_sheet(values: Any, trained: TrainedNetwork, settings: dict[str, Any])
         if output != batch.PIPE and not batch.is_held(Path(output), sheet.shape[:2]):
             output += ".png"
         batch.write(output, Picture(sheet, None), settings)
-        say(f"{output}: {len(trained.styles)} styles", aside=output == batch.PIPE)
+        say(f"{output}: {len(styles_from.styles)} styles", aside=output == batch.PIPE)
     return report_left_out(failed, done=rows)
 
 

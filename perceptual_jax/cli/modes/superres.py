@@ -46,7 +46,9 @@ def define_flags(define: flags.Flags) -> None:
 def main(values: Any) -> int:
     trained = batch.prepared(load_superres(values.network, values.factor), values)
     job = batch.Job(
-        apply=functools.partial(_apply, values, trained, batch.frames_for(values.input, trained)),
+        apply=functools.partial(
+            _apply, values, trained, batch.frames_for(values.input, trained.network)
+        ),
         label=f"x{values.factor}",
         settings=flags.record("superres", values),
         batch_size=flags.batch_size_of(values),

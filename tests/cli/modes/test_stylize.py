@@ -19,13 +19,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptual_jax import color
+from perceptual_jax import color, objective
 from perceptual_jax.cli import main
 from perceptual_jax.cli.modes import stylize
 from perceptual_jax.io import images, resources
-from perceptual_jax.models import stylization, vary
+from perceptual_jax.models import stylization, universal, vary
 from perceptual_jax.models.networks import StyleNetwork
+from perceptual_jax.objective import WASSERSTEIN
 from perceptual_jax.pretrained import networks as pretrained_networks
+from perceptual_jax.pretrained.vgg import load_vgg
 from tests import reference
 
 Captured = pytest.CaptureFixture[str]
@@ -106,6 +108,77 @@ def assert_alike(found: np.ndarray, wanted: np.ndarray) -> None:
     np.testing.assert_allclose(found, wanted, atol=0.5 / 255 + 1e-4)
 
 
+@pytest.fixture
+def any_painting(folder: Path) -> np.ndarray:
+    """A painting that no network was trained for; VGG and the decoder are the shipped ones."""
+    weights = Path(__file__).parents[3] / "weights"
+    for name in ("vgg16.safetensors", "networks/decoder.safetensors"):
+        (folder / "weights" / name).symlink_to(weights / name)
+    painting = reference.random_images(90, 128, 3, seed=4) ** 2
+    images.write("painting.png", painting)
+    return images.read("painting.png")
+
+
+class TestAnyPainting:
+    def test_is_painted_without_training(self, any_painting: np.ndarray) -> None:
+        found = made("--style=painting.png", "--stroke_size=150")
+        photo = vary(images.read("photo.png"), amount=0.5, stroke_size=150)
+        mirrored = np.pad(photo, ((16, 16), (16, 16), (0, 0)), mode="reflect")
+        decoder = pretrained_networks.load_network("decoder").variables
+        wanted = jax.jit(universal.transfer_style)(
+            load_vgg("vgg16"), decoder, mirrored, [images.fit(any_painting, 150)]
+        )
+        # Two programs round transport in other places.
+        assert np.abs(found - wanted[16:-16, 16:-16]).max() < 2 / 255
+
+    def test_is_named_in_the_result(self, any_painting: np.ndarray) -> None:
+        assert run("--input=photo.png", "--style=./painting.png") == 0
+        assert images.read("photo-painting.png").shape == PHOTO.shape
+
+    def test_can_be_mixed_with_that_of_an_example(self, any_painting: np.ndarray) -> None:
+        alone = made("--style=painting.png")
+        assert run("--input=photo.png", "--style=painting.png:1,wave:3") == 0
+        mixed = images.read("photo-painting-wave.png")
+        assert np.abs(mixed - alone).mean() > 5 / 255
+
+    def test_needs_no_network_that_lacks_it(
+        self, any_painting: np.ndarray, capsys: Captured
+    ) -> None:
+        assert run("--style=painting.png", "--network=net.safetensors") == 2
+        message = "--network=net.safetensors has no style painting.png, but day, night; without"
+        assert message in capsys.readouterr().err
+
+    def test_tiles_lie_on_the_grid_of_vgg(self, any_painting: np.ndarray, capsys: Captured) -> None:
+        assert run("--style=painting.png", "--tile_size=204") == 2
+        assert "tile must be a multiple of 8 above 144" in capsys.readouterr().err
+
+
+class TestRefine:
+    def test_brings_the_painting_out(self, any_painting: np.ndarray) -> None:
+        """The objective of --mode=gatys falls."""
+        vgg = load_vgg("vgg16")
+        painting = images.fit(any_painting, 128)
+        targets = objective.targets(
+            WASSERSTEIN, vgg, content=images.read("photo.png"), styles=[painting]
+        )
+
+        def of(picture: np.ndarray) -> float:
+            return float(objective.evaluate(WASSERSTEIN, vgg, picture, targets)[0])
+
+        before = of(made("--style=painting.png", "--stroke_size=128"))
+        after = of(made("--style=painting.png", "--stroke_size=128", "--refine=4"))
+        assert after < 0.8 * before
+
+    def test_needs_the_painting(self, any_painting: np.ndarray, capsys: Captured) -> None:
+        assert run("--input=photo.png", "--style=day", "--refine=2") == 2
+        assert "--refine needs the painting of day" in capsys.readouterr().err
+
+    def test_is_for_whole_pictures(self, any_painting: np.ndarray, capsys: Captured) -> None:
+        flags = ("--style=painting.png", "--content_mask=left.png", "--refine=2")
+        assert run("--input=photo.png", *flags) == 2
+        assert "--refine is for whole pictures: leave out --content_mask" in capsys.readouterr().err
+
+
 class TestStyles:
     def test_the_first_is_the_default(self, trained: pretrained_networks.TrainedNetwork) -> None:
         assert_alike(made(), expected(trained, 1, 0))
@@ -139,7 +212,10 @@ class TestStyles:
 
     def test_an_unknown_one_lists_the_others(self, capsys: Captured) -> None:
         assert run("--style=noon") == 2
-        assert "no style noon, but day, night" in capsys.readouterr().err
+        message = (
+            "there is neither a style nor a picture noon: give the file of a painting, or one of"
+        )
+        assert f"{message} day, night" in capsys.readouterr().err
 
     def test_masks_that_do_not_fit_are_refused(self, capsys: Captured) -> None:
         assert run("--style=day", "--content_mask=left.png,left.png") == 2

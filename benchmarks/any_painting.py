@@ -1,0 +1,104 @@
+"""How many iterations of the optimiser one pass is worth for paintings that no training saw.
+
+    python benchmarks/any_painting.py --photos=FOLDER --paintings=FOLDER --size=256 --refine=20
+
+`--mode=stylize --style=PICTURE` beside `--mode=gatys`: the objective that both are after, of the
+picture that the pass makes, and of that picture after some more iterations, as `--refine` makes it,
+beside that of pictures optimised from the photo.  Prints a line of JSON for each pair and a
+Markdown table, and writes both to `--output`.  README.md beside this file says what is measured.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import report
+import trained
+from loss_against_time import Judge, equivalent
+from report import Part
+from trained import ROOT
+
+from perceptual_jax import models
+from perceptual_jax.models import universal
+from perceptual_jax.objective import WASSERSTEIN
+from perceptual_jax.pretrained.networks import load_network
+from perceptual_jax.pretrained.vgg import load_vgg
+from perceptual_jax.synthesis import Optimizer
+
+Line = dict[str, Any]
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--photos", type=Path, required=True, help="a folder of photos")
+    add("--paintings", type=Path, required=True, help="a folder of paintings")
+    add("--size", type=int, default=256, help="side of the square pictures, in pixels")
+    add("--iterations", type=int, default=100, help="of the optimiser from the photo")
+    add("--refine", type=int, default=20, help="of the optimiser from the picture of the pass")
+    add("--limit", type=int, default=None, help="take only so many of each, the first by name")
+    add("--output", type=Path, default=ROOT / "benchmarks" / "results")
+    arguments = parser.parse_args(argv)
+    arguments.output = arguments.output.resolve()
+    return arguments
+
+
+def compare(arguments: Any) -> list[Line]:
+    """A line for every photo and painting."""
+    judge = Judge(WASSERSTEIN, "vgg16")
+    params, decoder = load_vgg("vgg16"), load_network("decoder").variables
+    transfer = jax.jit(universal.transfer_style)
+    photos, paintings = (
+        [(path.stem, trained.square(path, arguments.size)) for path in trained.photos_in(folder)]
+        for folder in (arguments.photos, arguments.paintings)
+    )
+    lines = []
+    for painting_name, painting in paintings[: arguments.limit]:
+        style_targets = judge.style_targets(painting)
+        for photo_name, photo in photos[: arguments.limit]:
+            targets = judge.with_photo(style_targets, photo)
+            varied = models.vary(photo, amount=0.5, stroke_size=arguments.size)
+            made = np.asarray(transfer(params, decoder, varied, [painting]))
+            curve = judge.optimised(photo, targets, arguments.iterations, Optimizer())
+            refined = judge.optimised(made, targets, arguments.refine, Optimizer())[-1]
+            reached = judge.objective_of(made, targets)
+            line = {
+                "photo": photo_name,
+                "painting": painting_name,
+                "objective": {"photo": curve[0], "pass": reached, "refined": refined},
+                "pass": equivalent(curve, reached),
+                "refined": equivalent(curve, refined),
+            }
+            print(json.dumps(line), flush=True)
+            lines.append(line)
+    return lines
+
+
+def table(lines: list[Line], arguments: Any) -> str:
+    """Median, least and most over the pairs, of what each kind of picture is worth."""
+    kinds = {"pass": "one pass", "refined": f"and --refine={arguments.refine}"}
+    rows = ["| | iterations from the photo, median | least | most |", "|---|---|---|---|"]
+    for kind, title in kinds.items():
+        found = [line[kind]["equivalent_iterations"] for line in lines]
+        worth = sorted(float("inf") if value is None else value for value in found)
+        middle = statistics.median(worth)
+        rows.append(f"| {title} | {middle:g} | {worth[0]:g} | {worth[-1]:g} |")
+    return "\n".join(rows).replace("inf", f"more than {arguments.iterations}")
+
+
+def main() -> None:
+    arguments = parse(sys.argv[1:])
+    lines = compare(arguments)
+    head = f"{len(lines)} pairs of {arguments.size}x{arguments.size} pixels."
+    part = Part(f"{head}\n\n{table(lines, arguments)}", {"lines": lines})
+    folder = arguments.output / f"any-painting-{arguments.size}"
+    report.publish(folder, "pairs", part, where=report.machine(), settings=vars(arguments))
+
+
+if __name__ == "__main__":
+    main()
