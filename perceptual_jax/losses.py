@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
 from perceptual_jax.ops import linalg
@@ -259,7 +258,7 @@ def gaussian_wasserstein_of_moments(of: Moments, style: Moments) -> jax.Array:
 
     For optimisation: the painting's moments are computed once.
     """
-    means, first, second = _ridged(of, style)
+    means, first, second = _ridged(of, style, _RIDGE)
     shift = jnp.sum(jnp.square(means[0] - means[1]), axis=-1)
     return (shift + _bures(first, second)) * (1.0 / means.shape[-1])
 
@@ -276,25 +275,52 @@ class Transport(NamedTuple):
     offset: jax.Array
 
 
-def optimal_transport(of: Moments, style: Moments) -> Transport:
+def optimal_transport(of: Moments, style: Moments, *, ridge: float = _RIDGE) -> Transport:
     """The map that `gaussian_wasserstein_of_moments` is the cost of: to features of other moments.
 
     `x -> M (x - mu) + mu_s` with `M = S^-1/2 (S^1/2 S_s S^1/2)^1/2 S^-1/2`, of all maps that give
     features with the first moments the second ones that which moves them least (Dowson & Landau
-    1982).  With the ridge of the loss, so that directions in which features do not vary are not
-    magnified without a bound.
+    1982).
+
+    Args:
+      of: of the features that are to be moved, `(..., C)` and `(..., C, C)`.
+      style: those that they are to have.
+      ridge: what is added to the diagonals of both covariances, as a part of the mean square of
+        both features.  Directions in which features hardly vary are magnified less with more of it.
 
     Raises:
       ValueError: moments that are no floats, or do not match.
     """
-    means, first, second = _ridged(of, style)
-    _, (factor, style_factor, turn) = _bures_and_factors(first, second)
-    matrix = _transport_matrix(factor, style_factor, turn)
+    means, first, second = _ridged(of, style, ridge)
+    matrix = _transport_matrix(first, second)
     moved = jnp.einsum("...i,...ij->...j", means[0], matrix, precision=linalg.HIGHEST)
     return Transport(matrix, means[1] - moved)
 
 
-def _ridged(of: Moments, style: Moments) -> tuple[jax.Array, jax.Array, jax.Array]:
+@jax.custom_jvp
+def _transport_matrix(covariance: jax.Array, style_covariance: jax.Array) -> jax.Array:
+    """The M of `M S M = S_s`, all symmetric positive definite."""
+    return _of_factors(*_bures_and_factors(covariance, style_covariance)[1])
+
+
+@_transport_matrix.defjvp
+def _transport_matrix_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """`G X + X G = L^T (dS_s - M dS M) L` for `X = L^T dM L`, `S = L L^T` and `G = L^T M L`."""
+    (covariance, _), (change, style_change) = primals, tangents
+    matrix = _transport_matrix(*primals)
+    factor = linalg.cholesky(covariance)
+    stretch = linalg.matmul(factor.mT, matrix, factor)
+    right = style_change - linalg.matmul(matrix, change, matrix)
+    solution = linalg.sylvester(
+        0.5 * (stretch + stretch.mT), linalg.matmul(factor.mT, right, factor)
+    )
+    half = linalg.solve_upper(factor.mT, solution)
+    return matrix, linalg.solve_upper(factor.mT, half.mT).mT
+
+
+def _ridged(of: Moments, style: Moments, part: float) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Both means, `(2, ..., C)`, and the covariances with what makes them positive definite."""
     for name, one in (("of", of), ("style", style)):
         _check_floating(f"{name}.mean", one.mean, 1)
@@ -305,7 +331,7 @@ def _ridged(of: Moments, style: Moments) -> tuple[jax.Array, jax.Array, jax.Arra
     means = jnp.stack(jnp.broadcast_arrays(_float32(of.mean), _float32(style.mean)))
     first, second = jnp.broadcast_arrays(_float32(of.covariance), _float32(style.covariance))
     sizes = jnp.trace(first + second, axis1=-2, axis2=-1) + jnp.sum(jnp.square(means), axis=(0, -1))
-    ridge = _RIDGE / (2.0 * channels) * sizes + _LEAST
+    ridge = part / (2.0 * channels) * sizes + _LEAST
     diagonal = ridge[..., None, None] * linalg.identity_like(first)
     return means, first + diagonal, second + diagonal
 
@@ -333,9 +359,9 @@ def _bures_and_factors(
     return jnp.maximum(distance, 0.0), (factor, style_factor, turn)
 
 
-def _transport_matrix(factor: jax.Array, style_factor: jax.Array, turn: jax.Array) -> jax.Array:
-    """`M = L^-T U L_s^T`, with what `_bures_and_factors` gives."""
-    return solve_triangular(factor.mT, linalg.matmul(turn, style_factor.mT), lower=False)
+def _of_factors(factor: jax.Array, style_factor: jax.Array, turn: jax.Array) -> jax.Array:
+    """The map of optimal transport `M = L^-T U L_s^T`, of what `_bures_and_factors` gives."""
+    return linalg.solve_upper(factor.mT, linalg.matmul(turn, style_factor.mT))
 
 
 def _bures_jvp(
@@ -350,7 +376,7 @@ def _bures_jvp(
         (tangents[1], style_factor, factor, turn.mT),
     ):
         if not isinstance(change, SymbolicZero):
-            transport = _transport_matrix(own, other, between)
+            transport = _of_factors(own, other, between)
             slope += jnp.trace(change, axis1=-2, axis2=-1)
             slope -= jnp.sum(0.5 * (transport + transport.mT) * change, axis=(-2, -1))
     return distance, slope

@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from perceptual_jax import alexnet, color, losses, metrics, models, objective, vgg
 from perceptual_jax.models.networks import (
+    Decoder,
     StyleNetwork,
     SuperResolutionNetwork,
     initial_variables,
@@ -41,6 +42,10 @@ DISTS = {
     "beta": {"pixels": random_weights(3), "relu1_1": random_weights(3)},
 }
 STYLE_NETWORK = StyleNetwork(styles=2, width=2, residual_blocks=1)
+# A decoder mirrors a VGG whose blocks are each twice as wide as the one before.
+MIRRORED_VGG = reference.random_vgg(depths=(2, 2, 3, 1), widths=(1, 2, 4, 8))
+DECODER = Decoder(width=1)
+PAINTING = reference.random_images(32, 32, 3, seed=7)
 ENLARGER = SuperResolutionNetwork(width=2, residual_blocks=1)
 MASK = np.linspace(0.0, 1.0, SIDE * SIDE, dtype=np.float32).reshape(SIDE, SIDE)
 OBJECTIVE = Objective(
@@ -61,6 +66,7 @@ def variables(network: Any) -> Any:
 
 
 STYLE_VARIABLES, ENLARGER_VARIABLES = variables(STYLE_NETWORK), variables(ENLARGER)
+DECODER_VARIABLES = variables(DECODER)
 OTHER = random(SIDE, SIDE, 3, seed=1)
 
 
@@ -123,7 +129,8 @@ CASES = {
                 jax.tree.map(lambda y: jnp.stack([y, 2.0 * y]), losses.moments(x)),
                 np.array([0.3, 0.7], np.float32),
             ).covariance
-        )
+        ),
+        batches=False,
     ),
     "losses.optimal_transport": Case(
         lambda x: (
@@ -193,6 +200,9 @@ CASES = {
             x, jnp.flip(x, -2), keep_colors="histogram", strength=0.7
         ),
         batches=False,
+    ),
+    "models.transfer_style": Case(
+        lambda x: models.transfer_style(MIRRORED_VGG, DECODER_VARIABLES, x, [PAINTING]), side=24
     ),
     "models.enlarge": Case(
         lambda x: models.enlarge(ENLARGER_VARIABLES, x, network=ENLARGER), side=5

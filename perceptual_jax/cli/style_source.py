@@ -105,6 +105,8 @@ def _paintings(values: Any, names: Sequence[str], trained: TrainedNetwork) -> St
     Args:
       trained: the decoder that is given, or the network that has not all of them.
     """
+    if not names:
+        raise UserError("--style is missing: give a painting")
     try:
         paths = [resources.picture(name, "styles") for name in names]
     except FileError as error:

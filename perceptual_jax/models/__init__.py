@@ -1,7 +1,9 @@
 """Image transformation networks, and how they are applied to pictures of any size."""
 
+from perceptual_jax.models.networks import Decoder as Decoder
 from perceptual_jax.models.networks import StyleNetwork as StyleNetwork
 from perceptual_jax.models.networks import SuperResolutionNetwork as SuperResolutionNetwork
+from perceptual_jax.models.networks import UniversalNetwork as UniversalNetwork
 from perceptual_jax.models.networks import paper_style_network as paper_style_network
 from perceptual_jax.models.networks import (
     paper_super_resolution_network as paper_super_resolution_network,
@@ -15,4 +17,5 @@ from perceptual_jax.models.super_resolution import enlarge as enlarge
 from perceptual_jax.models.super_resolution import enlarge_tiles as enlarge_tiles
 from perceptual_jax.models.super_resolution import match_input as match_input
 from perceptual_jax.models.tiling import assemble as assemble
+from perceptual_jax.models.universal import transfer_style as transfer_style
 from perceptual_jax.models.variation import vary as vary

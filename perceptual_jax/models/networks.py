@@ -214,6 +214,10 @@ def paper_super_resolution_network(factor: int) -> SuperResolutionNetwork:
 # a grid when it was trained with relu3_1 and relu2_1 as well.
 TRANSPORTED = ("relu4_1", "relu1_1")
 
+# Some directions in which VGG's features vary the decoder hardly knows.  With the ridge of the loss
+# the last transport magnifies what is left there, which is a grid of the upsampling.
+_RIDGES = dict(zip(TRANSPORTED, (1e-3, 5e-2), strict=True))
+
 # Of VGG; with maxima, less of a photo can be told from its features.
 ENCODER_POOLING = "avg"
 
@@ -287,18 +291,18 @@ class Decoder(nn.Module):
 
 
 def transported(
-    features: jax.Array, of: Moments, style: Moments, *, train: bool = False
+    layer: str, features: jax.Array, of: Moments, style: Moments, *, train: bool = False
 ) -> jax.Array:
-    """Features `(N, H, W, C)` of some moments, moved to others, float32.
+    """Features `(N, H, W, C)` of one of `TRANSPORTED`, moved from some moments to others, float32.
 
-    Both are `(N, C)` and `(N, C, C)`, or have a leading axis of 1.  With `train` the map counts as
-    constant: its gradient is dear, and not finite where features hardly vary.
+    Moments are those of each image, `(N, C)` and `(N, C, C)`, or have a leading axis of 1, or none.
+    With `train` the map counts as constant: its gradient is dear.
     """
-    transport = losses.optimal_transport(of, style)
+    transport = losses.optimal_transport(of, style, ridge=_RIDGES[layer])
     if train:
         transport = jax.lax.stop_gradient(transport)
-    moved = jnp.matmul(features, transport.matrix[:, None].astype(features.dtype))
-    return moved.astype(jnp.float32) + transport.offset[:, None, None]
+    moved = jnp.matmul(features, transport.matrix[..., None, :, :].astype(features.dtype))
+    return moved.astype(jnp.float32) + transport.offset[..., None, None, :]
 
 
 class UniversalNetwork(nn.Module):
@@ -342,16 +346,17 @@ class UniversalNetwork(nn.Module):
         images = _checked_images(images, least=smallest_side(self))
         count, height, width = images.shape[:3]
         weights = _style_weights(style_weights, count, self.styles)
+        shared = style_weights is None or jnp.ndim(style_weights) == 1
 
         def change(layer: str, features: jax.Array) -> jax.Array:
             paintings: Moments = self.get_variable("styles", layer)
-            style = jax.vmap(losses.blend_moments, (None, 0))(paintings, weights)
-            return transported(features, self._moments(layer, features), style, train=train)
+            if shared:
+                style = losses.blend_moments(paintings, weights[0])
+            else:
+                style = jax.vmap(losses.blend_moments, (None, 0))(paintings, weights)
+            return transported(layer, features, self._moments(layer, features), style, train=train)
 
-        # Whole positions of the deepest layer, and two of them, which reflection needs.
-        grid = UNIVERSAL_GRID
-        below = [(0, max(2 * grid, -(-side // grid) * grid) - side) for side in (height, width)]
-        padded = jnp.pad(images, [(0, 0), *below, (0, 0)], mode="edge")
+        padded = pad.edge_pad_to(images, UNIVERSAL_GRID)
         features = encode(
             self.get_variable("encoder", "vgg"), padded, TRANSPORTED[:1], dtype=self.dtype
         )
@@ -418,6 +423,8 @@ def _check_frames(network: Network, size: Any) -> None:
 
 def smallest_side(network: Network) -> int:
     """The fewest pixels that both sides of an image need, for reflection to mirror them."""
+    if isinstance(network, UniversalNetwork):
+        return UNIVERSAL_GRID + 1  # Of which the deepest layer has two positions.
     return PAPER_PADDING + 1 if network.padding == "once" else 5
 
 

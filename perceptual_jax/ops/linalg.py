@@ -1,7 +1,10 @@
 """Square roots and polar factors of small matrices, with derivatives of every order."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -23,6 +26,11 @@ def identity_like(matrix: jax.Array) -> jax.Array:
 # of a mesh, which meshes of explicit axes refuse.
 cholesky = jnp.vectorize(jnp.linalg.cholesky, signature="(c,c)->(c,c)")
 
+# The X of `R X = B`, R upper triangular, one by one for the same reason.
+solve_upper = jnp.vectorize(
+    functools.partial(solve_triangular, lower=False), signature="(c,c),(c,c)->(c,c)"
+)
+
 
 @jax.custom_jvp
 def symmetric_sqrt(matrix: jax.Array) -> jax.Array:
@@ -43,7 +51,7 @@ def _symmetric_sqrt_jvp(
     """`R dR + dR R = dA` for the root R."""
     (matrix,), (change,) = primals, tangents
     root = symmetric_sqrt(matrix)
-    return root, _sylvester(root, change)
+    return root, sylvester(root, change)
 
 
 @jax.custom_jvp
@@ -84,24 +92,24 @@ def _polar_factor_jvp(
     factor = polar_factor(matrix)
     stretch = matmul(factor.mT, matrix)
     turned = matmul(factor.mT, change)
-    skew = _sylvester(0.5 * (stretch + stretch.mT), turned - turned.mT)
+    skew = sylvester(0.5 * (stretch + stretch.mT), turned - turned.mT)
     return factor, matmul(factor, skew)
 
 
-@jax.custom_jvp
-def _sylvester(root: jax.Array, right: jax.Array) -> jax.Array:
-    """The X of `R X + X R = right`, R symmetric positive definite (Sylvester's equation)."""
-    values, vectors = jnp.linalg.eigh(root)
-    sums = values[..., :, None] + values[..., None, :]
-    return matmul(vectors, matmul(vectors.mT, right, vectors) / sums, vectors.mT)
+def sylvester(root: jax.Array, right: jax.Array) -> jax.Array:
+    """The X of `R X + X R = right`, R symmetric positive definite (Sylvester's equation).
 
+    Its derivatives of every order are solutions of the same equation: the eigenvectors, which have
+    none where eigenvalues are equal, are never differentiated.
+    """
 
-@_sylvester.defjvp
-def _sylvester_jvp(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    (root, right), (root_change, change) = primals, tangents
-    solution = _sylvester(root, right)
-    return solution, _sylvester(
-        root, change - matmul(root_change, solution) - matmul(solution, root_change)
-    )
+    def left(solution: jax.Array) -> jax.Array:
+        return matmul(root, solution) + matmul(solution, root)
+
+    def solve(_: object, right: jax.Array) -> jax.Array:
+        values, vectors = jnp.linalg.eigh(root)
+        sums = values[..., :, None] + values[..., None, :]
+        return matmul(vectors, matmul(vectors.mT, right, vectors) / sums, vectors.mT)
+
+    found: jax.Array = jax.lax.custom_linear_solve(left, right, solve, symmetric=True)
+    return found

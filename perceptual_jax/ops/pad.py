@@ -38,6 +38,16 @@ def edge_pad(images: jax.Array, size: Any = None) -> jax.Array:
     return padded
 
 
+def edge_pad_to(images: jax.Array, grid: int) -> jax.Array:
+    """Repeats the last row and column until the sides of `(N, H, W, C)` are multiples of a grid."""
+    for axis in (1, 2):
+        last = jax.lax.slice_in_dim(images, -1, None, axis=axis)
+        more = -images.shape[axis] % grid
+        shape = [*last.shape[:axis], more, *last.shape[axis + 1 :]]
+        images = jnp.concatenate([images, jnp.broadcast_to(last, shape)], axis)
+    return images
+
+
 def _put(images: jax.Array, part: jax.Array, start: Any, axis: int) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(images, part, start, axis)
 

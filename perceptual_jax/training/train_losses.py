@@ -210,6 +210,7 @@ def decoder_loss(decoder: Decoder) -> Loss:
             # All crops of a photo side by side are one picture.
             shape = (count, -1, *other.shape[2:])
             found = networks.transported(
+                layer,
                 other.reshape(shape),
                 losses.moments(other.reshape(shape)),
                 styles[layer],

@@ -44,7 +44,7 @@ def seen(decoder: Any, photo: np.ndarray, style: int, variables: Any) -> dict[st
 
     def change(layer: str, features: jax.Array) -> jax.Array:
         wanted = jax.tree.map(lambda x: x[style : style + 1], variables["styles"][layer])
-        found[layer] = networks.transported(features, losses.moments(features), wanted)
+        found[layer] = networks.transported(layer, features, losses.moments(features), wanted)
         return found[layer]
 
     found["pixels"] = DECODER.apply(decoder, encoded, change)
@@ -53,18 +53,20 @@ def seen(decoder: Any, photo: np.ndarray, style: int, variables: Any) -> dict[st
 
 class TestTransport:
     def test_gives_features_the_moments_of_the_painting(self, decoder: Any, variables: Any) -> None:
-        """Up to the ridge of the loss, whose map it is."""
+        """Up to the ridge, which is larger for the decoder's own features."""
         found = seen(decoder, PHOTO, 0, variables)
         for layer in TRANSPORTED:
             wanted = jax.tree.map(lambda x: x[0], variables["styles"][layer])
-            of = losses.moments(found[layer][0])
             size = np.sqrt(np.mean(np.square(wanted.mean)))
-            np.testing.assert_allclose(of.mean, wanted.mean, atol=1e-3 * size)
-            left = losses.gaussian_wasserstein_of_moments(of, wanted)
-            before = losses.gaussian_wasserstein_of_moments(
-                losses.moments(networks.encode(VGG, PHOTO, [layer])[layer]), wanted
+            np.testing.assert_allclose(
+                losses.moments(found[layer][0]).mean, wanted.mean, atol=1e-3 * size
             )
-            assert left < 0.05 * before
+        deepest = TRANSPORTED[0]
+        wanted = jax.tree.map(lambda x: x[0], variables["styles"][deepest])
+        before = losses.moments(networks.encode(VGG, PHOTO, [deepest])[deepest])
+        after = losses.moments(found[deepest][0])
+        distance = losses.gaussian_wasserstein_of_moments
+        assert distance(after, wanted) < 0.05 * distance(before, wanted)
 
     def test_is_what_the_network_does(self, decoder: Any, variables: Any) -> None:
         found = seen(decoder, PHOTO, 1, variables)["pixels"]
@@ -77,7 +79,7 @@ class TestTransport:
         features = networks.encode(VGG, PHOTO[None], TRANSPORTED)
         for layer in TRANSPORTED:
             one = jax.tree.map(lambda x: x[None], moments[layer])
-            moved = networks.transported(features[layer], one, one)
+            moved = networks.transported(layer, features[layer], one, one)
             np.testing.assert_allclose(moved, features[layer], atol=1e-4)
 
     def test_blends_the_moments_of_paintings(self, variables: Any) -> None:
@@ -105,7 +107,7 @@ class TestTransferStyle:
         raw = np.asarray(apply(variables, PHOTO[None], weights))[0]
         np.testing.assert_allclose(found, np.clip(raw, 0, 1), atol=1e-5)
 
-    @pytest.mark.parametrize("size", [(5, 5), (8, 17), (41, 23)])
+    @pytest.mark.parametrize("size", [(9, 9), (16, 17), (41, 23)])
     def test_takes_images_of_any_size(self, decoder: Any, size: tuple[int, int]) -> None:
         images = reference.random_images(2, 1, *size, 3)
         found = transfer_style(VGG, decoder, images, PAINTINGS[:1])
@@ -131,7 +133,7 @@ class TestTransferStyle:
     @pytest.mark.parametrize(
         ("images", "weights", "message"),
         [
-            (PHOTO[:4], [0.5, 0.5], "both sides need at least 5"),
+            (PHOTO[:4], [0.5, 0.5], "both sides need at least 9"),
             (PHOTO, None, "style_weights are needed: the network has 2 styles"),
             (PHOTO, [1.0], r"style_weights must be \(2,\)"),
             (PHOTO * 255, [0.5, 0.5], r"\[0, 1\]"),

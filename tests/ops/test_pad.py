@@ -55,3 +55,13 @@ def test_a_picture_in_a_larger_array_is_padded_at_its_own_borders(
     found = jax.jit(padded)(frame, size=(np.int32(height), np.int32(width)))
     expected = padded(picture)
     np.testing.assert_array_equal(found[:, : height + 2 * margin, : width + 2 * margin], expected)
+
+
+@pytest.mark.parametrize(("size", "padded"), [((5, 9), (8, 12)), ((8, 4), (8, 4))])
+def test_edge_pad_to_repeats_the_last_row_and_column(
+    size: tuple[int, int], padded: tuple[int, int]
+) -> None:
+    (images,) = f32(np.random.default_rng(2).normal(size=(2, *size, 3)))
+    below = [(0, new - old) for new, old in zip(padded, size, strict=True)]
+    expected = np.pad(images, [(0, 0), *below, (0, 0)], mode="edge")
+    np.testing.assert_array_equal(pad.edge_pad_to(images, 4), expected)

@@ -368,7 +368,7 @@ class TestDecoderLoss:
                 style = losses.moments(networks.encode(WIDE, painting[None], [layer])[layer])
                 rows = features.reshape(1, -1, *features.shape[2:])
                 of = jax.tree.map(lambda x: x, losses.moments(rows))
-                return networks.transported(features, of, style)
+                return networks.transported(layer, features, of, style)
 
             encoded = networks.encode(WIDE, photo, TRANSPORTED[:1])[TRANSPORTED[0]]
             pictures: Any = DECODER.apply(decoder, encoded, change)

@@ -148,6 +148,10 @@ class TestAnyPainting:
         message = "--network=net.safetensors has no style painting.png, but day, night; without"
         assert message in capsys.readouterr().err
 
+    def test_has_to_be_given_to_a_decoder(self, any_painting: np.ndarray, capsys: Captured) -> None:
+        assert run("--network=decoder") == 2
+        assert capsys.readouterr().err == "error: --style is missing: give a painting\n"
+
     def test_tiles_lie_on_the_grid_of_vgg(self, any_painting: np.ndarray, capsys: Captured) -> None:
         assert run("--style=painting.png", "--tile_size=204") == 2
         assert "tile must be a multiple of 8 above 144" in capsys.readouterr().err
