@@ -89,7 +89,7 @@ def phases(paintings: str, *, accelerator: bool) -> list[Phase]:
             "preset": "wasserstein",
             "batch_size": "4",
             "ema_decay": "0.99",
-            "warmup_steps": "20",
+            "warmup_steps": "50",
         },
         "8": {"pixel_weight": "100"},
     }
@@ -106,7 +106,7 @@ def phases(paintings: str, *, accelerator: bool) -> list[Phase]:
                 {**common, **features[factor], **size, "loss": "both", "learning_rate": "3e-4"},
                 after=pixel,
                 ships=feature,
-                steps=600 if factor == "4" else 1000,
+                steps=380 if factor == "4" else 1000,
             ),
         ]
     return found

@@ -44,12 +44,12 @@ PRESETS = {
         content_layers=("relu2_2",),
         style_layers=("relu1_1", "relu2_1", "relu3_1"),
         style_layer_weights=(4 / 7, 2 / 7, 1 / 7),
-        style_weight=14.0,
+        style_weight=10.0,
     ),
 }
 # From a network for pixels, 1,000 steps of `johnson2016` with 50 at x4 and 100 at x8 draw no grid;
 # with less weight, or many more steps, they do: weights/networks/README.md.
-PIXEL_WEIGHTS = {"johnson2016": 100.0, "wasserstein": 6e-4}
+PIXEL_WEIGHTS = {"johnson2016": 100.0, "wasserstein": 1.5e-3}
 
 
 def define_flags(define: flags.Flags) -> None:

@@ -150,12 +150,12 @@ class TestLoss:
         found = first_terms("textures", two, "--preset=wasserstein", "--degradation=blur")
         layers = ("relu1_1", "relu2_1", "relu3_1")
         assert set(found) == {"content/relu1_2", *(f"style/{x}" for x in layers), "pixel"}
-        assert found["pixel"] == pytest.approx(6e-4 / 0.5 * pixel["pixel"], rel=1e-4)
+        assert found["pixel"] == pytest.approx(1.5e-3 / 0.5 * pixel["pixel"], rel=1e-4)
         settings = load_network("textures/network.safetensors").settings
         assert settings["style_layers"] == [*layers]
-        assert (settings["style_weight"], settings["pixel_weight"]) == (14.0, 6e-4)
+        assert (settings["style_weight"], settings["pixel_weight"]) == (10.0, 1.5e-3)
         more = first_terms(
-            "more", two, "--preset=wasserstein", "--degradation=blur", "--style_weight=28"
+            "more", two, "--preset=wasserstein", "--degradation=blur", "--style_weight=20"
         )
         for name, value in more.items():
             factor = 2 if name.startswith("style/") else 1
@@ -238,7 +238,6 @@ class TestAgain:
         [
             ("--factor=8", "--factor was 4, now 8"),
             ("--loss=pixel", "--loss was both, now pixel"),
-            ("--preset=wasserstein", "--preset was johnson2016, now wasserstein"),
             ("--degradation=bicubic", "--degradation was mixed, now bicubic"),
             ("--vgg=vgg19-torchvision", "--vgg was vgg16, now vgg19-torchvision"),
             ("--content_layers=relu2_2", "--content_layers was relu1_2, now relu2_2"),
