@@ -19,9 +19,13 @@ Params = Mapping[str, Mapping[str, Any]]
 # A 3x3 maximum with stride 2 is between them and the layer before.
 _AFTER_POOLING = ("relu2", "relu3")
 
-# The fewest pixels of a side for which each layer has a position: 4 n + 7 at the first one, and the
-# others keep the size of what they are given.
+# 4 n + 7 at the first layer; those after no pooling keep the size of what they are given.
 _SMALLEST_SIDES = {"relu1": 7, "relu2": 15, "relu3": 31, "relu4": 31, "relu5": 31}
+
+
+def smallest_side(layers: Iterable[str]) -> int:
+    """The fewest pixels of a side for which each of the layers has a position."""
+    return max((_SMALLEST_SIDES[layer] for layer in layers), default=1)
 
 
 def features(params: Params, images: ArrayLike, layers: Iterable[str]) -> dict[str, jax.Array]:
@@ -47,8 +51,7 @@ def features(params: Params, images: ArrayLike, layers: Iterable[str]) -> dict[s
         )
     images = as_images(images)
     *batch, height, width, _ = images.shape
-    needed = max((_SMALLEST_SIDES[layer] for layer in layers), default=1)
-    check_large_enough(height, width, needed, layers)
+    check_large_enough(height, width, smallest_side(layers), layers)
 
     mean, std = (
         jnp.asarray(params["normalization"][part], jnp.float32).reshape(1, 1, 1, 3)

@@ -222,17 +222,17 @@ def blend_moments(moments: Moments, shares: ArrayLike) -> Moments:
     """The moments of all positions of several feature maps, of which map i counts `shares[i]`.
 
     Args:
-      moments: `(R, C)` and `(R, C, C)`.
+      moments: `(R, ..., C)` and `(R, ..., C, C)`.
       shares: `(R,)`, whose sum is 1.
 
     Returns:
-      `(C,)` and `(C, C)`.
+      `(..., C)` and `(..., C, C)`.
     """
     shares = _float32(shares)
     mean = functools.partial(jnp.tensordot, shares, axes=1, precision=linalg.HIGHEST)
     centre = mean(_float32(moments.mean))
     shifts = _float32(moments.mean) - centre[None]
-    between = shifts[:, :, None] * shifts[:, None]
+    between = shifts[..., :, None] * shifts[..., None, :]
     return Moments(centre, mean(_float32(moments.covariance) + between))
 
 

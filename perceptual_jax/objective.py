@@ -226,6 +226,7 @@ def targets(
     style_weights: Sequence[float] | np.ndarray | None = None,
     content_masks: Sequence[ArrayLike] | None = None,
     style_masks: Sequence[ArrayLike] | None = None,
+    sizes: Mapping[str, ArrayLike] | None = None,
 ) -> Targets:
     """The photo's features and the paintings' Gram matrices.
 
@@ -236,11 +237,12 @@ def targets(
     Args:
       objective: which layers, in which formulation.
       params: VGG parameters.
-      content: the photo, `(H, W, 3)`; None if only the style is wanted.
-      styles: paintings, each `(H', W', 3)` of any size.
+      content: the photo, `(..., H, W, 3)`; None if only the style is wanted.
+      styles: paintings, each `(..., H', W', 3)` of any size.
       style_weights: how much each painting counts, as ratios; equal by default.
       content_masks: a mask `(H, W)` in [0, 1] of the photo for each painting.
       style_masks: a mask `(H', W')` for each painting, of the part whose style is taken.
+      sizes: of all layers, by `vgg.layer_sizes` with the objective's pooling, if they are known.
 
     Raises:
       ValueError: numbers of paintings, weights and masks that do not match, or negative weights.
@@ -262,8 +264,9 @@ def targets(
         mask = None if style_masks is None else _shrink(style_masks[index], layer)
         return _statistics(objective, features, mask)
 
-    sizes = {}
-    if objective.formulation == "normalized":
+    if objective.formulation != "normalized":
+        sizes = {}
+    elif sizes is None:
         sizes = vgg.layer_sizes(params, objective.layers, pooling=objective.pooling)
     compute = functools.partial(_features, objective, params)
     found = [compute(style, objective.style_layers) for style in styles]
@@ -285,7 +288,7 @@ def targets(
         for layer, each in of_styles.items()
     }
     photo = compute(content, objective.content_layers) if content is not None else {}
-    return Targets(photo, style, regions, sizes)
+    return Targets(photo, style, regions, {name: jnp.asarray(size) for name, size in sizes.items()})
 
 
 def _blend(shares: np.ndarray, statistics: list[Any]) -> Any:

@@ -254,6 +254,22 @@ class TestBlends:
         expected = 0.25 * products(first) + 0.75 * products(second)
         np.testing.assert_allclose(products(blend), expected, atol=1e-5 * expected.max())
 
+    @pytest.mark.parametrize("statistics", ["gram", "wasserstein"])
+    def test_of_a_batch_are_those_of_each(self, statistics: str) -> None:
+        """Images and what each is to resemble, with the sizes of layers that are known."""
+        objective = dataclasses.replace(
+            SMALL, formulation="normalized", style_statistics=statistics
+        )
+        batch = jnp.stack([PHOTO, PHOTO[::-1] ** 2])
+        sizes = vgg.layer_sizes(PARAMS, objective.layers)
+        wanted = made_for(objective, content=batch, styles=[batch], sizes=sizes)
+        images = jnp.stack([IMAGE, IMAGE[::-1]])
+        totals, _ = evaluate(objective, PARAMS, images, wanted)
+        for index, true in enumerate(batch):
+            alone = made_for(objective, content=true, styles=[true])
+            expected, _ = evaluate(objective, PARAMS, images[index], alone)
+            np.testing.assert_allclose(totals[index], expected, rtol=1e-4)
+
 
 class TestRegions:
     styles = (jnp.asarray(PAINTING), jnp.asarray(SECOND_PAINTING))

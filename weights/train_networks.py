@@ -83,21 +83,30 @@ def phases(paintings: str, *, accelerator: bool) -> list[Phase]:
             ships="styles",
         ),
     ]
-    for factor, crop, pixel_weight in (("4", "96", "50"), ("8", "128", "100")):
+    # From the networks for pixels; weights/networks/README.md says why they are stopped early.
+    features = {
+        "4": {
+            "preset": "wasserstein",
+            "batch_size": "4",
+            "ema_decay": "0.99",
+            "warmup_steps": "50",
+        },
+        "8": {"pixel_weight": "100"},
+    }
+    for factor, crop in (("4", "96"), ("8", "128")):
         size = {"image_size": "288", "batch_size": "16"} if accelerator else {"image_size": crop}
         pixel, feature = f"superres-x{factor}-pixel", f"superres-x{factor}-feature"
-        common = {"factor": factor, **size}
+        common = {"factor": factor}
         found += [
-            Phase(pixel, "train_superres", 0.18, {**common, "loss": "pixel"}, ships=pixel),
-            # Stopped early; weights/networks/README.md says what more steps do.
+            Phase(pixel, "train_superres", 0.18, {**common, **size, "loss": "pixel"}, ships=pixel),
             Phase(
                 feature,
                 "train_superres",
                 0.02,
-                {**common, "loss": "both", "pixel_weight": pixel_weight, "learning_rate": "3e-4"},
+                {**common, **features[factor], **size, "loss": "both", "learning_rate": "3e-4"},
                 after=pixel,
                 ships=feature,
-                steps=1000,
+                steps=380 if factor == "4" else 1000,
             ),
         ]
     return found

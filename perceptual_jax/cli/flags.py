@@ -87,7 +87,10 @@ class Flags:
     def __init__(self) -> None:
         # Not absl's global flags, to which any imported library may add its own.
         self.values = absl_flags.FlagValues()
+        # Flags may stand behind arguments that are none.
+        self.values.set_gnu_getopt(True)
         self._group = ""
+        self._positional: tuple[str, ...] = ()
 
     def group(self, title: str) -> None:
         """The flags defined from here on stand under this title."""
@@ -152,6 +155,18 @@ class Flags:
                 kind = members[0]  # `float` of `float | None`.
             define = self.enum if "choices" in metadata else kinds[kind]
             define(name, default=getattr(config, name), text=text, **metadata)
+
+    def positional(self, *names: str) -> None:
+        """The flags whose values, if they are not given by name, are arguments without one."""
+        self._positional = names
+
+    def parse(self, arguments: Sequence[str]) -> Sequence[str]:
+        """Reads the arguments of a program, and returns those that are the value of no flag."""
+        _, *rest = self.values(["", *arguments])
+        unset = [name for name in self._positional if self.values[name].using_default_value]
+        for name, value in zip(unset, rest, strict=False):
+            setattr(self.values, name, value)
+        return rest[len(unset) :]
 
     def help(self) -> str:
         """Every flag with its default, by group, in the order of their definition."""

@@ -126,7 +126,7 @@ def _main(argv: Sequence[str]) -> int:
         show(f"--mode={name}: {mode.__doc__}\n\n{flags.help()}")
         return 0
     try:
-        rest = flags.values([argv[0], *spelling.arguments(arguments, flags.values)])[1:]
+        rest = flags.parse(list(spelling.arguments(arguments, flags.values)))
     except absl_flags.UnrecognizedFlagError as error:
         raise spelling.unknown_flag(error, name, flags.values) from error
     if rest:

@@ -54,9 +54,19 @@ def load_vgg(name_or_path: str | Path = "vgg16") -> Params:
     return _read(local_path(name_or_path))
 
 
+def is_here(name_or_path: str | Path) -> bool:
+    """Whether `load_vgg` has what it needs for this, without a download."""
+    name = str(name_or_path)
+    return name not in SOURCES or _kept(name, download.cache_folder()).is_file()
+
+
+def _kept(name: str, folder: Path) -> Path:
+    return folder / f"{name}.safetensors"
+
+
 def _fetched(name: str, folder: Path) -> Params:
     """The parameters behind a name, from `folder`, or fetched and kept there."""
-    path = folder / f"{name}.safetensors"
+    path = _kept(name, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with download.file_lock(folder / f"{name}.lock"):

@@ -7,6 +7,7 @@ running statistics.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ from perceptual_jax import losses, vgg
 from perceptual_jax.models import networks
 from perceptual_jax.models.networks import Decoder, StyleNetwork, SuperResolutionNetwork
 from perceptual_jax.objective import Objective, Targets, evaluate, targets
+
+# By which pictures are enlarged at most before VGG sees them turned; found by experiment.
+_LARGEST_ZOOM = 1.4
 
 Batch = Mapping[str, jax.Array]
 Terms = dict[str, jax.Array]
@@ -95,20 +99,35 @@ def style_loss(network: StyleNetwork, objective: Objective, *, first_style: int 
     return loss
 
 
+def superres_constants(objective: Objective, params: vgg.Params) -> dict[str, Any]:
+    """VGG's parameters for `objective`, and the sizes of its layers; nothing if it has none."""
+    if not objective.layers:
+        return {}
+    sizes = {}
+    if objective.formulation == "normalized":
+        sizes = vgg.layer_sizes(params, objective.layers, pooling=objective.pooling)
+    return {"vgg": vgg.freeze(params, objective.layers, dtype=objective.dtype), "sizes": sizes}
+
+
 def superres_loss(
     network: SuperResolutionNetwork, objective: Objective, *, pixel_weight: float
 ) -> Loss:
     """Resemble the true picture in features, in pixels, or both (Johnson et al. 2016, section 3.2).
 
+    With style layers it has to resemble the true picture in texture as well, by the statistics of
+    its features.  VGG is then shown both pictures turned and enlarged at random: of stripes along
+    the axes, which a network draws most easily, it would else reward too many.  Not in the paper.
+
     Args:
       network: whose variables are trained.
-      objective: whose features are compared; without content layers VGG is not computed.
+      objective: whose features are compared; without layers VGG is not computed.
       pixel_weight: of the pixel loss `||y - y_hat||^2 / (C H W)`, pixels in 0..255.
 
     Returns:
       A `Loss` of batches `{"photos": (B, H, W, 3) uint8, "low": (B, H / factor, W / factor, 3)
-      uint8, "index": (B,)}` with the constants `{"vgg": ...}`; empty ones where VGG is not needed.
+      uint8, "index": (B,)}` with the constants of `superres_constants`.
     """
+    seen = _turned if objective.style_layers else _shifted
 
     def loss(variables: Any, batch: Batch, constants: Any) -> tuple[jax.Array, Terms, Any]:
         photos = unit_range(batch["photos"])
@@ -118,10 +137,16 @@ def superres_loss(
         total = jnp.zeros(len(photos), jnp.float32)
         terms: Terms = {}
         if objective.layers:
-            content = _content(objective, constants["vgg"], _shifted(photos, batch["index"]))
-            wanted = Targets(content, style={}, regions={}, sizes={})
-            shifted = _shifted(outputs, batch["index"])
-            total, terms = evaluate(objective, constants["vgg"], shifted, wanted)
+            true = seen(photos, batch["index"])
+            wanted = targets(
+                objective,
+                constants["vgg"],
+                content=true,
+                styles=[true] if objective.style_layers else (),
+                sizes=constants["sizes"],
+            )
+            found = seen(outputs, batch["index"])
+            total, terms = evaluate(objective, constants["vgg"], found, wanted)
         if pixel_weight:
             pixels = losses.feature_reconstruction(255.0 * outputs, 255.0 * photos)
             terms = {**terms, "pixel": pixel_weight * pixels}
@@ -256,6 +281,34 @@ def _shifted(pictures: jax.Array, index: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(picture, start, (height - 1, width - 1, channels))
 
     return jax.vmap(cut)(pictures, index)
+
+
+def _turned(pictures: jax.Array, index: jax.Array) -> jax.Array:
+    """`(B, S, S, C)` to the middle of each, `(B, S', S', C)`, S' about S / sqrt(2).
+
+    Turned by up to 45 degrees either way and enlarged up to `_LARGEST_ZOOM` times, bilinearly; how
+    follows from the index.  Not in the paper.
+    """
+    middle = (pictures.shape[1] - 1) / 2
+    # At 45 degrees its corners are still inside.
+    side = int(math.sqrt(2.0) * middle) + 1
+
+    def turn(picture: jax.Array, number: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(0), number)
+        angle, zoom = jax.random.uniform(key, (2,), jnp.float32)
+        angle = (angle - 0.5) * (math.pi / 2)
+        steps = jnp.arange(side, dtype=jnp.float32) - (side - 1) / 2
+        steps = steps / (1.0 + (_LARGEST_ZOOM - 1.0) * zoom)
+        down, right = jnp.meshgrid(steps, steps, indexing="ij")
+        rows = middle + down * jnp.cos(angle) - right * jnp.sin(angle)
+        columns = middle + down * jnp.sin(angle) + right * jnp.cos(angle)
+        below, beside = ((place - jnp.floor(place))[..., None] for place in (rows, columns))
+        row, column = (jnp.floor(place).astype(jnp.int32) for place in (rows, columns))
+        upper = picture[row, column] * (1.0 - beside) + picture[row, column + 1] * beside
+        lower = picture[row + 1, column] * (1.0 - beside) + picture[row + 1, column + 1] * beside
+        return upper * (1.0 - below) + lower * below
+
+    return jax.vmap(turn)(pictures, index)
 
 
 def _content(objective: Objective, params: vgg.Params, photos: jax.Array) -> dict[str, jax.Array]:

@@ -53,6 +53,24 @@ def gram(image: np.ndarray, layer: str) -> np.ndarray:
     return reference.gram(features) / features.size
 
 
+def turned(image: np.ndarray, number: int) -> np.ndarray:
+    """The middle of a square image, by an angle and a zoom that follow from its number."""
+    draws = jax.random.uniform(jax.random.fold_in(jax.random.key(0), number), (2,))
+    turn, zoom = (float(draw) for draw in draws)
+    turn, zoom = (turn - 0.5) * np.pi / 2, 1 + 0.4 * zoom
+    middle = (len(image) - 1) / 2
+    side = int(np.sqrt(2) * middle) + 1
+    places = np.arange(side) - (side - 1) / 2
+    # As complex numbers: a row is a real part.
+    places = (places[:, None] + 1j * places) * np.exp(1j * turn) / zoom + middle * (1 + 1j)
+    result = np.zeros((side, side, 3))
+    for row, column in np.ndindex(image.shape[:2]):
+        away = places - (row + 1j * column)
+        near = np.maximum(0, 1 - abs(away.real)) * np.maximum(0, 1 - abs(away.imag))
+        result += near[..., None] * image[row, column].astype(np.float64)
+    return result
+
+
 def variables_of(network: StyleNetwork | SuperResolutionNetwork) -> Any:
     initial = jax.eval_shape(lambda: networks.initial_variables(network, seed=0))
     return reference.random_variables(initial)
@@ -76,10 +94,15 @@ def test_64_bits_change_no_type(variables: Any, constants: Any) -> None:
     }
     superres = SuperResolutionNetwork(width=2, residual_blocks=0)
     features = Objective(formulation="johnson", content_layers=("relu2_2",))
-    superres_loss = train_losses.superres_loss(superres, features, pixel_weight=1.0)
     style_loss = train_losses.style_loss(NETWORK, OBJECTIVE)
     with jax.enable_x64(True):
-        for loss, given in ((style_loss, variables), (superres_loss, variables_of(superres))):
+        for loss, given in (
+            (style_loss, variables),
+            *(
+                (train_losses.superres_loss(superres, x, pixel_weight=1.0), variables_of(superres))
+                for x in (features, MOMENTS)
+            ),
+        ):
             found = jax.eval_shape(loss, given, batch, constants)
             assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
 
@@ -246,7 +269,8 @@ class TestSuperresLoss:
             "low": jnp.asarray(self.LOW),
             "index": jnp.asarray(self.INDEX, jnp.int32),
         }
-        constants = {"vgg": vgg.freeze(PARAMS, layers)} if layers else {}
+        constants = train_losses.superres_constants(objective, PARAMS)
+        assert bool(constants) == bool(layers)
         return jax.device_get(jax.jit(loss)(variables_of(network), batch, constants))
 
     @pytest.mark.parametrize(
@@ -295,8 +319,39 @@ class TestSuperresLoss:
         batch = {name: jnp.asarray(picture, jnp.uint8) for name, picture in flat.items()}
         batch["index"] = jnp.zeros(1, jnp.int32)
         loss = train_losses.superres_loss(self.NETWORK, objective, pixel_weight=1.0)
-        total, _, _ = jax.jit(loss)(variables, batch, {"vgg": vgg.freeze(PARAMS, objective.layers)})
+        constants = train_losses.superres_constants(objective, PARAMS)
+        total, _, _ = jax.jit(loss)(variables, batch, constants)
         np.testing.assert_allclose(total, [0.0], atol=1e-7)
+
+    def test_of_textures_is_of_pictures_that_are_turned(self) -> None:
+        """Johnson's features, and Wasserstein distances, both in units of their layers."""
+        objective = dataclasses.replace(MOMENTS, style_layer_weights=(2.0, 1.0), range_weight=0.0)
+        photos = np.random.default_rng(8).integers(0, 256, size=(2, 24, 24, 3), dtype=np.uint8)
+        low = np.random.default_rng(9).integers(0, 256, size=(2, 6, 6, 3), dtype=np.uint8)
+        loss = train_losses.superres_loss(self.NETWORK, objective, pixel_weight=0.5)
+        numbers = np.array([5, 6], np.int32)
+        batch = {name: jnp.asarray(x) for name, x in (("photos", photos), ("low", low))}
+        batch["index"] = jnp.asarray(numbers)
+        constants = train_losses.superres_constants(objective, PARAMS)
+        variables = variables_of(self.NETWORK)
+        totals, terms, _ = jax.jit(loss)(variables, batch, constants)
+        outputs = np.asarray(jax.jit(self.NETWORK.apply)(variables, low / np.float32(255)))
+        sizes = vgg.layer_sizes(PARAMS, objective.layers)
+        for index, number in enumerate(numbers):
+            found, wanted = (
+                reference.vgg_features(PARAMS, turned(image[index], number)[None], "max")
+                for image in (outputs, photos / np.float32(255))
+            )
+            content = np.mean(np.square(found["relu2_2"] - wanted["relu2_2"]))
+            expected = {"content/relu2_2": 2.0 * content / float(sizes["relu2_2"]) ** 2}
+            for layer, weight in zip(objective.style_layers, (2.0, 1.0), strict=True):
+                maps = (x[layer][0].astype(np.float32) for x in (found, wanted))
+                distance = losses.gaussian_wasserstein(*maps) / sizes[layer] ** 2
+                expected[f"style/{layer}"] = 300.0 * weight * float(distance)
+            for name, value in expected.items():
+                np.testing.assert_allclose(terms[name][index], value, rtol=2e-3, err_msg=name)
+            expected["pixel"] = float(terms["pixel"][index])
+            np.testing.assert_allclose(totals[index], sum(expected.values()), rtol=2e-3)
 
     def test_gives_the_running_statistics_on(self) -> None:
         """Of batch normalisation, which moves them while it trains."""

@@ -1,7 +1,8 @@
-"""Measure super-resolution on photos: PSNR and SSIM of the networks and of bicubic enlargement.
+"""Measure super-resolution on photos: PSNR, SSIM and LPIPS of networks and bicubic enlargement.
 
 Each photo is cropped to a multiple of the factor, reduced, enlarged again and compared with itself,
-on the luma of 8 bits, without a border as wide as the factor.
+in 8 bits, without a border as wide as the factor: by PSNR and SSIM on the luma, where more is
+better, and by LPIPS (AlexNet) on the colours, where less is.
 """
 
 import json
@@ -12,20 +13,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from perceptual_jax import color, metrics, models
+from perceptual_jax import alexnet, color, metrics, models
 from perceptual_jax.cli import console, flags
 from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out
 from perceptual_jax.cli.interrupts import interruptible
 from perceptual_jax.cli.messages import printable, say, show
 from perceptual_jax.io import image_grid, images, storage
 from perceptual_jax.models import networks
+from perceptual_jax.pretrained.metrics import LPIPS_LAYERS, load_lpips
 from perceptual_jax.pretrained.networks import TrainedNetwork, load_superres
 from perceptual_jax.training import degradation, recorder, train_losses
 
 # Side of the middle of each picture that is shown, in pixels, and how much larger it is shown.
 _CROP, _ZOOM = 112, 2
 
-# PSNR and SSIM of each result for a photo, by its label.
+# PSNR, SSIM and LPIPS of each result for a photo, by its label.
 Row = dict[str, dict[str, float]]
 
 
@@ -67,6 +69,7 @@ def main(values: Any) -> int:
         raise UserError("--network is empty: give feature, pixel or a file")
     labels = _short(values.network, taken="bicubic")
     trained = {label: load_superres(name, values.factor) for name, label in labels.items()}
+    of_lpips = load_lpips()
     names = (printable(str(path.relative_to(folder))) for path in files)
     titles = _short(names, taken="mean")
     rows: dict[str, Row] = {}
@@ -79,7 +82,7 @@ def main(values: Any) -> int:
                 results = _results(values, photo, trained)
                 truth = train_losses.unit_range(photo)
                 rows[title] = {
-                    label: _quality(result, truth, values.factor)
+                    label: _quality(of_lpips, result, truth, values.factor)
                     for label, result in results.items()
                 }
                 crops.append([_middle(picture) for picture in (*results.values(), truth)])
@@ -123,22 +126,31 @@ def _short(names: Iterable[str], *, taken: str) -> dict[str, str]:
 def _cropped(photo: np.ndarray, factor: int, path: Path) -> np.ndarray:
     """In 8 bits, to sides that are multiples of the factor, at the bottom and right."""
     height, width = (side // factor * factor for side in photo.shape[:2])
-    # SSIM needs 11 pixels within the border, the networks 5 of the small picture.
-    if min(height, width) < max(11 + 2 * factor, 5 * factor):
-        raise UserError(f"{path} is too small to be measured")
+    # What LPIPS needs within the border; SSIM and the networks need less.
+    least = alexnet.smallest_side(LPIPS_LAYERS["alex"]) + 2 * factor
+    if min(height, width) < least:
+        least = -(-least // factor) * factor
+        raise UserError(f"{path} is too small to be measured: both sides need {least} pixels")
     return images.eight_bits(photo[:height, :width])
 
 
-def _quality(result: np.ndarray, truth: np.ndarray, factor: int) -> dict[str, float]:
+def _quality(
+    of_lpips: metrics.Params, result: np.ndarray, truth: np.ndarray, factor: int
+) -> dict[str, float]:
     psnr, ssim = metrics.y_psnr_ssim(result, truth, border=factor)
-    return {"psnr": float(psnr), "ssim": float(ssim)}
+    inside = np.s_[factor:-factor, factor:-factor]
+    rounded = train_losses.unit_range(images.eight_bits(result))
+    lpips = _lpips(of_lpips, rounded[inside], truth[inside])
+    return {"psnr": float(psnr), "ssim": float(ssim), "lpips": float(lpips)}
+
+
+_lpips = jax.jit(metrics.lpips)
 
 
 def _mean(rows: list[Row]) -> Row:
-    kinds = ("psnr", "ssim")
     return {
-        label: {kind: float(np.mean([row[label][kind] for row in rows])) for kind in kinds}
-        for label in rows[0]
+        label: {kind: float(np.mean([row[label][kind] for row in rows])) for kind in of_label}
+        for label, of_label in rows[0].items()
     }
 
 
@@ -153,9 +165,9 @@ def _write(
     folder: Path, rows: dict[str, Row], crops: list[list[np.ndarray]], settings: dict[str, Any]
 ) -> None:
     labels = list(rows["mean"])
-    lines = [f"| PSNR (dB) / SSIM | {' | '.join(labels)} |", f"|---|{'---|' * len(labels)}"]
+    lines = [f"| PSNR (dB) / SSIM / LPIPS | {' | '.join(labels)} |", f"|---|{'---|' * len(labels)}"]
     for name, row in rows.items():
-        cells = [f"{row[label]['psnr']:.2f} / {row[label]['ssim']:.4f}" for label in labels]
+        cells = ["{psnr:.2f} / {ssim:.4f} / {lpips:.4f}".format(**row[label]) for label in labels]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     table = "\n".join(lines)
     # The PSNR of a perfect result is infinite.

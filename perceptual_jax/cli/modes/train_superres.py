@@ -6,13 +6,11 @@ Started again with the same --workdir, a run goes on exactly where it was.
 
 import dataclasses
 import functools
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from perceptual_jax import vgg
 from perceptual_jax.cli import flags, training_flags, training_network, training_run
 from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.training_flags import TrainSettings
@@ -37,7 +35,21 @@ ACCELERATOR = TrainSettings(
 )
 CPU = dataclasses.replace(ACCELERATOR, image_size=144, batch_size=1, steps=10_000)
 
-OBJECTIVE = Objective(formulation="johnson", content_layers=("relu2_2",))
+# By preset. The weights of `wasserstein` were found by experiment, see weights/networks/README.md.
+PRESETS = {
+    "johnson2016": Objective(formulation="johnson", content_layers=("relu2_2",)),
+    "wasserstein": Objective(
+        formulation="normalized",
+        style_statistics="wasserstein",
+        content_layers=("relu2_2",),
+        style_layers=("relu1_1", "relu2_1", "relu3_1"),
+        style_layer_weights=(4 / 7, 2 / 7, 1 / 7),
+        style_weight=10.0,
+    ),
+}
+# From a network for pixels, 1,000 steps of `johnson2016` with 50 at x4 and 100 at x8 draw no grid;
+# with less weight, or many more steps, they do: weights/networks/README.md.
+PIXEL_WEIGHTS = {"johnson2016": 100.0, "wasserstein": 1.5e-3}
 
 
 def define_flags(define: flags.Flags) -> None:
@@ -58,10 +70,16 @@ def define_flags(define: flags.Flags) -> None:
         "0, 0.1, ... 1 in turn, for pictures of unknown origin; blur, of sigma 1, as in the "
         "paper; bicubic, without.",
     )
-    flags.objective(define, OBJECTIVE, "content_layers", "content_weight")
-    # From a network for pixels, 1,000 steps with 50 at x4 and 100 at x8 draw no grid; with less
-    # weight, or many more steps, they do: weights/networks/README.md.
-    define.float("pixel_weight", 100.0, "Of the mean squared difference of pixels in 0..255.")
+    default, *_ = PRESETS.values()
+    names = ("content_layers", "content_weight", "style_weight")
+    flags.objective(define, default, *names, presets=[*PRESETS])
+    define.float(
+        "pixel_weight",
+        None,
+        "Of the mean squared difference of pixels in 0..255. By default "
+        + ", ".join(f"{weight:g} for {name}" for name, weight in PIXEL_WEIGHTS.items())
+        + ".",
+    )
     training_flags.define_network(
         define,
         width=64,
@@ -80,19 +98,34 @@ def define_flags(define: flags.Flags) -> None:
 
 
 def main(values: Any) -> int:
-    name = f"superres-x{values.factor}-{values.loss}"
-    return training_run.main(values, ACCELERATOR, CPU, name=name, begin=_begin)
+    objective, pixel_weight = _objective(values)
+    return training_run.main(
+        values,
+        ACCELERATOR,
+        CPU,
+        name=f"superres-x{values.factor}-{values.loss}",
+        begin=_begin,
+        recorded=flags.settings(objective) | {"pixel_weight": pixel_weight},
+    )
+
+
+def _objective(values: Any, **changes: Any) -> tuple[Objective, float]:
+    """What features and textures are compared by, and the weight of pixels, from the flags."""
+    with usage_errors():
+        objective = flags.filled(PRESETS[values.preset], values, **changes)
+    weight = values.pixel_weight
+    return objective, PIXEL_WEIGHTS[values.preset] if weight is None else weight
 
 
 def _begin(values: Any, config: TrainSettings) -> training_run.Task:
-    with usage_errors():
-        objective = flags.filled(OBJECTIVE, values, dtype=config.dtype)
+    objective, pixel_weight = _objective(values, dtype=config.dtype)
     if values.loss == "pixel":
-        objective = dataclasses.replace(objective, content_layers=())
-    pixel_weight = 0.0 if values.loss == "feature" else values.pixel_weight
-    if not math.isfinite(pixel_weight):
-        raise UserError(f"--pixel_weight={pixel_weight} must be a finite number")
-    if not (objective.layers and objective.content_weight) and not pixel_weight:
+        objective = dataclasses.replace(
+            objective, content_layers=(), style_layers=(), style_layer_weights=None
+        )
+    if values.loss == "feature":
+        pixel_weight = 0.0
+    if not (objective.layers and any(objective.term_weights().values())) and not pixel_weight:
         raise UserError(f"--loss={values.loss} has no layer or weight: nothing would be learnt")
     if config.image_size > values.photo_size:
         raise UserError(
@@ -103,7 +136,7 @@ def _begin(values: Any, config: TrainSettings) -> training_run.Task:
     if objective.layers:
         params = load_vgg(values.vgg)
         with usage_errors():
-            constants["vgg"] = vgg.freeze(params, objective.layers, dtype=objective.dtype)
+            constants = train_losses.superres_constants(objective, params)
     return training_run.Task(
         network=trained,
         loss=train_losses.superres_loss(trained.network, objective, pixel_weight=pixel_weight),

@@ -13,6 +13,7 @@ from perceptual_jax.cli import console, main
 from perceptual_jax.io import images
 from perceptual_jax.models import networks, super_resolution
 from perceptual_jax.pretrained import networks as pretrained_networks
+from perceptual_jax.pretrained.metrics import load_lpips
 from perceptual_jax.training import degradation
 from tests import enlargers, reference
 
@@ -24,7 +25,7 @@ RANDOM = enlargers.random_enlarger()
 # Each axis is a curve of its own, smooth enough that an enlargement resembles it.
 WAVES = [
     0.5 + 0.4 * np.sin(np.linspace(start, start + 9, count))
-    for start, count in ((0, 31), (2, 42), (1, 3))
+    for start, count in ((0, 47), (2, 58), (1, 3))
 ]
 PHOTO = np.einsum("h,w,c->hwc", *WAVES).astype(np.float32) ** 0.5
 PHOTO = 0.9 * PHOTO + 0.1 * reference.random_images(*PHOTO.shape)
@@ -37,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(found)
         images.write("photos/one.png", PHOTO)
-        images.write("photos/two.png", PHOTO[::-1, :33])
+        images.write("photos/two.png", PHOTO[::-1, :49])
         Path("photos/notes.txt").write_text("not a photo", encoding="utf-8")
         pretrained_networks.save("random.safetensors", RANDOM, dtype="float32")
         pretrained_networks.save("zero.safetensors", enlargers.zero_enlarger())
@@ -59,14 +60,18 @@ def results(*arguments: str) -> dict[str, Any]:
 
 def by_hand(truth: np.ndarray, result: Any) -> Any:
     psnr, ssim = metrics.y_psnr_ssim(result, truth, border=4)
-    return pytest.approx({"psnr": float(psnr), "ssim": float(ssim)}, rel=1e-5)
+    # As files of 8 bits have it; the photo is in 8 bits.
+    cut, cut_truth = (x[4:-4, 4:-4] for x in (images.eight_bits(result) / np.float32(255), truth))
+    lpips = metrics.lpips(load_lpips(), cut, cut_truth)
+    expected = {"psnr": float(psnr), "ssim": float(ssim), "lpips": float(lpips)}
+    return pytest.approx(expected, rel=1e-5)
 
 
 def pairs(sigma: float = 1.0) -> dict[str, tuple[np.ndarray, Any]]:
     """Each photo without the rows and columns beyond a multiple of 4, and its small picture."""
     found = {}
-    for name, width in {"one": 40, "two": 32}.items():
-        truth = images.read(f"photos/{name}.png")[:28, :width]
+    for name, width in {"one": 56, "two": 48}.items():
+        truth = images.read(f"photos/{name}.png")[:44, :width]
         small = degradation.degrade(images.eight_bits(truth), 4, sigma=sigma)
         found[name] = truth, small / np.float32(255)
     return found
@@ -97,7 +102,7 @@ class TestNumbers:
     def test_have_their_mean(self, plain: dict[str, Any]) -> None:
         assert list(plain) == ["one", "two", "mean"]
         for label in ("bicubic", "random", "zero"):
-            for kind in ("psnr", "ssim"):
+            for kind in ("psnr", "ssim", "lpips"):
                 one, two, mean = (plain[name][label][kind] for name in plain)
                 assert mean == pytest.approx((one + two) / 2)
                 assert one != two
@@ -125,12 +130,12 @@ class TestFiles:
         lines = [
             [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
         ]
-        assert lines[0] == ["PSNR (dB) / SSIM", "bicubic", "random", "zero"]
+        assert lines[0] == ["PSNR (dB) / SSIM / LPIPS", "bicubic", "random", "zero"]
         assert [line[0] for line in lines[2:]] == ["one", "two", "mean"]
         for name, *cells in lines[2:]:
             for label, cell in zip(lines[0][1:], cells, strict=True):
-                psnr, ssim = (found[name][label][kind] for kind in ("psnr", "ssim"))
-                assert cell == f"{psnr:.2f} / {ssim:.4f}"
+                psnr, ssim, lpips = (found[name][label][kind] for kind in ("psnr", "ssim", "lpips"))
+                assert cell == f"{psnr:.2f} / {ssim:.4f} / {lpips:.4f}"
         out = capsys.readouterr().out
         assert out == f"{table}\nfound: table.md, results.json, crops.png\n"
 
@@ -150,8 +155,8 @@ class TestFiles:
         results()
         found = images.read("found/crops.png")
         columns, rows = 4, 2
-        assert columns * 80 < found.shape[1] < columns * 80 * 2
-        assert rows * 56 < found.shape[0] < rows * 56 * 2
+        assert columns * 112 < found.shape[1] < columns * 112 * 2
+        assert rows * 88 < found.shape[0] < rows * 88 * 2
         truth, small = pairs()["one"]
         for picture in (of_network(small), truth):
             assert contains(found, picture.repeat(2, axis=0).repeat(2, axis=1))
@@ -196,7 +201,7 @@ class TestNames:
 
 
 class TestSizes:
-    @pytest.mark.parametrize(("factor", "least"), [(4, 20), (8, 40)])
+    @pytest.mark.parametrize(("factor", "least"), [(4, 40), (8, 48)])
     def test_the_least_can_be_measured_and_less_is_left_out(
         self, factor: int, least: int, folder: Path, capsys: Captured
     ) -> None:
@@ -210,7 +215,7 @@ class TestSizes:
         images.write("least/photo.png", large[: least - 1, :least])
         capsys.readouterr()
         assert run("--data=least", *flags) == 2
-        message = "photo.png is too small to be measured"
+        message = f"photo.png is too small to be measured: both sides need {least} pixels"
         assert message in capsys.readouterr().err.splitlines()[-1]
 
 

@@ -145,6 +145,22 @@ class TestLoss:
         found = load_network("feature/network.safetensors")
         assert found.settings["loss"] == "feature"
 
+    def test_of_textures_too(self, two: str, pixel: dict[str, float]) -> None:
+        """Pixels weigh otherwise in their objective."""
+        found = first_terms("textures", two, "--preset=wasserstein", "--degradation=blur")
+        layers = ("relu1_1", "relu2_1", "relu3_1")
+        assert set(found) == {"content/relu1_2", *(f"style/{x}" for x in layers), "pixel"}
+        assert found["pixel"] == pytest.approx(1.5e-3 / 0.5 * pixel["pixel"], rel=1e-4)
+        settings = load_network("textures/network.safetensors").settings
+        assert settings["style_layers"] == [*layers]
+        assert (settings["style_weight"], settings["pixel_weight"]) == (10.0, 1.5e-3)
+        more = first_terms(
+            "more", two, "--preset=wasserstein", "--degradation=blur", "--style_weight=20"
+        )
+        for name, value in more.items():
+            factor = 2 if name.startswith("style/") else 1
+            assert value == pytest.approx(factor * found[name], rel=1e-4)
+
     def test_becomes_less(self) -> None:
         """On stripes, which a bicubic enlargement blurs."""
         stripes = np.repeat(np.arange(12) % 2, 4).astype(np.float32)
