@@ -73,14 +73,21 @@ def phases(paintings: str, *, accelerator: bool) -> list[Phase]:
     late = {"image_size": "256", **(batch if accelerator else {"batch_size": "1", "parts": "1"})}
     rate = "5e-4" if accelerator else "3e-4"
     found = [
-        Phase("style-128", "train_transform", 0.15 if accelerator else 0.45, style | early),
+        Phase("style-128", "train_transform", 0.1 if accelerator else 0.4, style | early),
         Phase(
             "style-256",
             "train_transform",
-            0.45 if accelerator else 0.15,
+            0.3 if accelerator else 0.1,
             {**style, **late, "learning_rate": rate},
             after="style-128",
             ships="styles",
+        ),
+        Phase(
+            "decoder",
+            "train_decoder",
+            0.2 if accelerator else 0.1,
+            {"style": paintings, "image_size": "256" if accelerator else "128"},
+            ships="decoder",
         ),
     ]
     # From the networks for pixels; weights/networks/README.md says why they are stopped early.
