@@ -2,16 +2,19 @@
 
     python web/prepare.py
 
-The graphs of the networks, without their weights, which stay in weights/networks.
+The graphs of the networks, without their weights, which stay in weights/networks; thumbnails of
+the paintings; and the picture that the page shows first, which is not computed there.
 """
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 
-from perceptual_jax import load_network
+from perceptual_jax import load_network, models
 from perceptual_jax.export.onnx_graph import to_onnx
-from perceptual_jax.io import resources
+from perceptual_jax.io import images, resources
+from perceptual_jax.models import stylization
 
 WEB = Path(__file__).resolve().parent
 
@@ -23,6 +26,12 @@ GRAPHS = {
     "superres": ("superres-x4-feature", "each"),
 }
 
+# As src/main.js names them, and the defaults of the page, which are those of `--mode=stylize`.
+PHOTO, STYLE, SIDE = "rocket", "starry_night", 960
+STROKES, MARGIN = 0.45, 16
+
+THUMBNAIL = 144
+
 
 def graph(name: str) -> onnx.ModelProto:
     """One of `GRAPHS`, as it is in web/networks."""
@@ -31,11 +40,42 @@ def graph(name: str) -> onnx.ModelProto:
     return to_onnx(load_network(network), statistics=statistics, weights_file=file)
 
 
+def example() -> tuple[np.ndarray, np.ndarray]:
+    """The photo, at a size that the page computes at once, and the photo painted."""
+    photo = images.read(resources.picture(PHOTO, "content"))
+    enlarger, trained = load_network("superres-x4-feature"), load_network("styles")
+    tiles = models.enlarge_tiles(enlarger.variables, photo, network=enlarger.network)
+    height, width = photo.shape[:2]
+    photo = images.fit(models.assemble(tiles, (4 * height, 4 * width, 3)), SIDE)
+    weights = trained.style_weights({STYLE: 1.0}, stroke_size=STROKES * SIDE)
+    varied = models.vary(photo, stroke_size=STROKES * SIDE)
+    varied = np.pad(varied, [(MARGIN, MARGIN)] * 2 + [(0, 0)], mode="reflect")
+    painted = stylization.stylize_batch(
+        trained.variables, varied, network=trained.network, style_weights=weights
+    )
+    return photo, np.asarray(painted)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+
+def thumbnail(style: str) -> np.ndarray:
+    """The middle of a painting, as a square."""
+    painting = images.read(resources.picture(style, "styles"))
+    height, width = painting.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return images.fit(painting[top : top + side, left : left + side], THUMBNAIL)
+
+
 def main() -> None:
     for name in GRAPHS:
         path = WEB / "networks" / f"{name}.onnx"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(graph(name).SerializeToString())
+    photo, painted = example()
+    images.write(WEB / "pictures" / "example.jpg", photo, quality=90)
+    images.write(WEB / "pictures" / "example-painted.jpg", painted, quality=90)
+    for style in load_network("styles").styles:
+        path = WEB / "pictures" / "styles" / f"{style}.jpg"
+        images.write(path, thumbnail(style), quality=85)
 
 
 if __name__ == "__main__":
