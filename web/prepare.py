@@ -27,7 +27,7 @@ GRAPHS = {
 }
 
 # As src/main.js names them, and the defaults of the page, which are those of `--mode=stylize`.
-PHOTO, STYLE, SIDE = "rocket", "starry_night", 960
+PHOTO, STYLE, SIDE = "chelsea", "starry_night", 960
 STROKES, MARGIN = 0.45, 16
 
 THUMBNAIL = 144

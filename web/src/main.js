@@ -4,9 +4,8 @@ import { runtimeCache, runtimeFiles, styles } from './build.js';
 const SIZES = [640, 960, 1536, 2304];
 // Up to this long side a picture is painted in one piece, its margin included.
 const USUAL_SIZE = 960;
-const EXAMPLE = { url: 'pictures/example.jpg', name: 'rocket', width: 960, height: 640 };
+const EXAMPLE = { url: 'pictures/example.jpg', name: 'chelsea', width: 960, height: 639 };
 const EXAMPLE_STYLE = 'starry_night';
-const GUIDE = 'Open a photo, and choose a painting.';
 
 const get = (id) => document.getElementById(id);
 const frame = get('frame');
@@ -54,7 +53,7 @@ function workOf({ photoNumber, settings }) {
   return JSON.stringify([photoNumber, settings.enlarge ? settings : work]);
 }
 
-async function paint(candidate = photo) {
+async function paint(candidate = (pending ?? running)?.candidate ?? photo) {
   candidate.number ??= ++count;
   candidate.blob ??= await (await fetch(candidate.url)).blob();
   const request = {
@@ -62,7 +61,8 @@ async function paint(candidate = photo) {
     number: ++count,
     photoNumber: candidate.number,
     photo: candidate.blob,
-    settings: settings(),
+    // The sizes of a new photo are not known yet.
+    settings: { ...settings(), ...(candidate === photo ? {} : { longSide: USUAL_SIZE }) },
     backend,
   };
   finished = false;
@@ -96,6 +96,7 @@ const answers = {
     photo = running.candidate;
     Object.assign(photo, { width: answer.width, height: answer.height });
     showPhoto();
+    offerSizes();
   },
   backend({ backend: used }) {
     get('backend').textContent =
@@ -118,6 +119,7 @@ const answers = {
     const seconds = (performance.now() - running.began) / 1000;
     get('progress').textContent = `Painted in ${seconds.toFixed(1)} seconds`;
     frame.dataset.seconds = seconds;
+    frame.dataset.pictures = Number(frame.dataset.pictures ?? 0) + 1;
     done();
     if (running) return;
     finished = true;
@@ -183,8 +185,12 @@ function showProgress(text, share) {
 function showPhoto() {
   URL.revokeObjectURL(get('before').src);
   get('before').src = URL.createObjectURL(photo.blob);
-  frame.style.setProperty('--aspect', photo.width / photo.height);
+  showAspect();
   frame.classList.add('waiting');
+}
+
+function showAspect() {
+  document.documentElement.style.setProperty('--aspect', photo.width / photo.height);
 }
 
 function showPicture(bitmap) {
@@ -210,7 +216,7 @@ function offerSizes() {
   controls.size.replaceChildren(
     ...sides.map((side) => {
       const [w, h] = [width, height].map((each) => Math.max(1, Math.round((each * side) / full)));
-      const text = `${w} × ${h}${side === full ? ', all' : ''}`;
+      const text = `${w} × ${h}${side === full ? ', full' : ''}`;
       return new Option(text, side, side === chosen, side === chosen);
     }),
   );
@@ -243,6 +249,13 @@ function showStyles() {
     return label;
   });
   get('shares').replaceChildren(...(isMixing() && shares.length > 1 ? shares : []));
+}
+
+/** On a phone the paintings are one row that scrolls. */
+function showChosen() {
+  const row = get('styles');
+  const chosen = row.querySelector('[aria-pressed=true]');
+  row.scrollLeft = chosen.offsetLeft - (row.clientWidth - chosen.clientWidth) / 2;
 }
 
 function choose(style) {
@@ -283,22 +296,7 @@ function addStyle(style) {
 function open(file) {
   if (!file) return;
   const name = (file.name ?? 'photo').replace(/\.[^.]*$/, '') || 'photo';
-  const candidate = { name, blob: file };
-  // Its sizes are known once it is decoded.
-  const before = controls.size.value;
-  controls.size.replaceChildren(new Option('', USUAL_SIZE, true, true));
-  const previous = photo;
-  paint(candidate).then(() => {
-    const restore = () => {
-      offerSizes();
-      if (photo === previous) controls.size.value = before;
-    };
-    const wait = window.setInterval(() => {
-      if (photo !== candidate && running?.candidate === candidate) return;
-      window.clearInterval(wait);
-      restore();
-    }, 50);
-  });
+  paint({ name, blob: file });
 }
 
 async function openCamera() {
@@ -406,10 +404,12 @@ document.addEventListener('drop', (event) => {
   open(event.dataTransfer.files[0]);
 });
 
-[undefined, ...styles].forEach(addStyle);
+[...styles, undefined].forEach(addStyle);
+showAspect();
 offerSizes();
 showStyles();
 moveDivider();
+showChosen();
 startWorker();
 serveOffline();
 worker.postMessage({ type: 'warm', backend });

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import http.server
 import signal
+import sys
 import webbrowser
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,15 @@ from perceptual_jax.cli.messages import say
 from perceptual_jax.io import resources
 
 _HOST = "127.0.0.1"
+
+# What browsers insist on; a system may know something else.
+_TYPES = {
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".wasm": "application/wasm",
+    ".webmanifest": "application/manifest+json",
+}
 
 _NOT_BUILT = (
     "the page is not built: in the folder web of a checkout of the repository, run "
@@ -53,21 +63,19 @@ def main(values: Any) -> None:
 
 def make_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
     """A server of the page's files, for this computer alone."""
-    return http.server.ThreadingHTTPServer(
-        (_HOST, port), functools.partial(_Handler, directory=str(folder))
-    )
+    return _Server((_HOST, port), functools.partial(_Handler, directory=str(folder)))
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A browser that has left wants no more of a file.
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    # Not those that the system knows, which may lack what browsers insist on.
-    extensions_map = {
-        **http.server.SimpleHTTPRequestHandler.extensions_map,
-        ".js": "text/javascript",
-        ".mjs": "text/javascript",
-        ".wasm": "application/wasm",
-        ".webmanifest": "application/manifest+json",
-        ".svg": "image/svg+xml",
-    }
+    def guess_type(self, path: Any) -> str:
+        return _TYPES.get(Path(path).suffix) or super().guess_type(path)
 
     def end_headers(self) -> None:
         # With these a page may share memory between threads.
