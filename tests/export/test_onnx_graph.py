@@ -136,7 +136,8 @@ class TestTiles:
 
     def test_are_those_of_ours(self) -> None:
         image = reference.random_images(1, 70, 300, 3)[0]
-        network, weights = self.NETWORK, {"style_weights": self.WEIGHTS}
+        network = self.NETWORK
+        weights: Any = {"style_weights": self.WEIGHTS}
         together, given = (to_onnx(network, statistics=each) for each in ("together", "given"))
         windows = np.stack([image[:, :150], image[:, 148:298]])  # Starts are multiples of 4.
         statistics = computed(together, images=windows, **weights)
@@ -175,7 +176,7 @@ def test_weights_may_stay_in_the_networks_own_file(dtype: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     "options", [{"pixels": "int8"}, {"dtype": "bfloat16"}, {"statistics": "none"}]
 )
-def test_what_there_is_not_is_refused(options: dict[str, str]) -> None:
+def test_what_there_is_not_is_refused(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(ValueError, match=f"{name} must be"):
         to_onnx(trained(ARCHITECTURES["style"]), **options)

@@ -22,14 +22,18 @@ OPTIONS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 
-# Milliseconds; of two cores that others use as well.
-PATIENCE = 240_000
+# Milliseconds; of cores that others use as well.
+PATIENCE = 900_000
+
+
+def browser_program() -> str | None:
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    program = browser_program()
     if program is None:
         pytest.skip(f"there is no {BROWSERS[0]}")
     if not (BUILT / "index.html").exists():

@@ -92,8 +92,18 @@ class TestPictures:
         wanted = of_command_line(photo(61, 40), tmp_path, "--mode=superres")
         assert largest_difference(downloaded(page), wanted) <= LEVELS
 
-    def test_of_twelve_megapixels_in_tiles(self, open_page: OpenPage, address: str) -> None:
-        """The first tiles beside ours, which share the statistics of the whole."""
+    def test_in_tiles(self, open_page: OpenPage, address: str, tmp_path: Path) -> None:
+        page = open_page(address)
+        open_photo(page, encoded(photo(1300, 120)))
+        page.locator("#progress", has_text="Painting").wait_for()
+        page.locator("#size").select_option("1300")
+        wanted = of_command_line(
+            photo(1300, 120), tmp_path, "--mode=stylize", "--style=starry_night"
+        )
+        assert largest_difference(downloaded(page), wanted) <= LEVELS
+
+    def test_of_twelve_megapixels(self, open_page: OpenPage, address: str) -> None:
+        """Two tiles beside ours, which share the statistics of the whole; takes minutes."""
         pixels = photo(4000, 3000)
         page = open_page(address)
         open_photo(page, encoded(pixels, compress_level=1))
@@ -116,8 +126,7 @@ class TestPictures:
             network=network.network,
             style_weights=network.style_weights({"starry_night": 1.0}, stroke_size=1024),
         )
-        first, second = next(tiles), next(tiles)
-        for tile in (first, second):
+        for tile in (next(tiles), next(tiles)):
             rows, columns = tile.place
             whole = np.zeros((*varied.shape[:2], 3), np.uint8)
             whole[16:-16, 16:-16] = found

@@ -71,7 +71,8 @@ async function session(name) {
 
 export const warm = () => session('styles');
 
-async function run(name, pixels, [count, height, width], inputs = {}) {
+/** Applies a graph to pixels `(count, height, width, 3)`; gives its output's `data` and `dims`. */
+export async function run(name, pixels, [count, height, width], inputs = {}) {
   const { Tensor } = runtime.ort;
   const images = new Tensor('float32', pixels, [count, height, width, 3]);
   const results = await (await session(name)).run({ images, ...inputs });
@@ -80,8 +81,14 @@ async function run(name, pixels, [count, height, width], inputs = {}) {
   return { data, dims: result.dims };
 }
 
+/** The input `style_weights` of the graphs. */
+export function styleInput(mix, strokeSize) {
+  const weights = styleWeights(mix, strokeSize);
+  return { style_weights: new runtime.ort.Tensor('float32', weights, [weights.length]) };
+}
+
 /** How much of each row of the network there is: `TrainedNetwork.style_weights`. */
-export function styleWeights(mix, strokeSize) {
+function styleWeights(mix, strokeSize) {
   const total = Object.values(mix).reduce((sum, share) => sum + share, 0);
   const weights = new Float32Array(styles.length * strokeSizes.length);
   const place = Math.log(strokeSize);
@@ -102,18 +109,16 @@ export function styleWeights(mix, strokeSize) {
 }
 
 /** The size of strokes that is a share of a picture, as far as the network knows it. */
-export function strokePixels(share, { width, height }) {
+function strokePixels(share, { width, height }) {
   const pixels = share * Math.max(width, height);
   return Math.min(Math.max(pixels, strokeSizes[0]), strokeSizes.at(-1));
 }
 
 /** A photo in a mix of styles, as `--mode=stylize` paints it; reports `{ part, parts }`. */
 export async function stylize(photo, { mix, strokes, variation }, report) {
-  const { Tensor } = runtime.ort;
   const strokeSize = strokePixels(strokes, photo);
   const varied = mirrored(vary(photo, { amount: variation, strokeSize }), MARGIN);
-  const weights = styleWeights(mix, strokeSize);
-  const inputs = { style_weights: new Tensor('float32', weights, [weights.length]) };
+  const inputs = styleInput(mix, strokeSize);
   const parts = tiles(varied, STYLE.tile, STYLE.margin, STYLE.grid);
   if (parts.length === 1) {
     report({ part: 0, parts: 1 });
@@ -129,7 +134,7 @@ export async function stylize(photo, { mix, strokes, variation }, report) {
     pixels.set(cut(varied, window), (index * pixels.length) / spread.length),
   );
   const statistics = await run('styles-statistics', pixels, size, inputs);
-  inputs.statistics = new Tensor('float32', statistics.data, statistics.dims);
+  inputs.statistics = new runtime.ort.Tensor('float32', statistics.data, statistics.dims);
   const result = { ...varied, data: new Float32Array(varied.data.length) };
   await inTiles(varied, parts, result, 1, 'styles-tile', inputs, (part) =>
     report({ part: part + 1, parts: parts.length + 1 }),

@@ -13,6 +13,7 @@ import pytest
 
 from perceptual_jax.cli import main
 from perceptual_jax.cli.modes import serve
+from perceptual_jax.io import resources
 
 Captured = pytest.CaptureFixture[str]
 
@@ -61,7 +62,7 @@ def test_nothing_beside_the_page_is_sent(address: str) -> None:
 def test_a_page_that_is_not_built_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Captured
 ) -> None:
-    monkeypatch.setattr(serve.resources, "folder", lambda name: tmp_path / name)
+    monkeypatch.setattr(resources, "folder", lambda name: tmp_path / name)
     assert main.main(["run.py", "--mode=serve"]) == 2
     line = capsys.readouterr().err
     assert "the page is not built" in line
@@ -74,7 +75,7 @@ def test_a_port_that_is_taken_is_said(
 ) -> None:
     (tmp_path / "web" / "dist").mkdir(parents=True)
     (tmp_path / "web" / "dist" / "index.html").write_text("page")
-    monkeypatch.setattr(serve.resources, "folder", lambda name: tmp_path / name)
+    monkeypatch.setattr(resources, "folder", lambda name: tmp_path / name)
     with serve.make_server(tmp_path, 0) as other:
         assert main.main(["run.py", "--mode=serve", f"--port={other.server_port}"]) == 2
     assert f"--port={other.server_port} cannot be used" in capsys.readouterr().err
