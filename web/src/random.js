@@ -25,7 +25,7 @@ function tables() {
   const heights = new Float32Array(256);
   const density = (x) => Math.exp(-0.5 * x * x);
   const base = AREA / density(R);
-  inside[0] = (R / base) * BITS;
+  inside[0] = Math.round((R / base) * BITS);
   widths[0] = base / BITS;
   widths[255] = R / BITS;
   heights[0] = 1;
@@ -33,7 +33,7 @@ function tables() {
   let last = R;
   for (let layer = 254; layer > 0; layer--) {
     const x = Math.sqrt(-2 * Math.log(AREA / last + density(last)));
-    inside[layer + 1] = (x / last) * BITS;
+    inside[layer + 1] = Math.round((x / last) * BITS);
     widths[layer] = x / BITS;
     heights[layer] = density(x);
     last = x;
@@ -93,15 +93,16 @@ export class Random {
       if (place < INSIDE[layer]) return x;
       if (layer === 0) {
         for (;;) {
-          const beyond = Math.fround(-Math.fround(Math.log1p(-this.#uniform())) / R);
+          const beyond = Math.fround(-Math.fround(1 / R) * Math.fround(Math.log1p(-this.#uniform())));
           const other = -Math.fround(Math.log1p(-this.#uniform()));
           if (2 * other > beyond * beyond) {
-            const far = Math.fround(R + beyond);
+            const far = Math.fround(Math.fround(R) + beyond);
             return place & 256 ? -far : far;
           }
         }
       }
-      const height = (HEIGHTS[layer - 1] - HEIGHTS[layer]) * this.#uniform() + HEIGHTS[layer];
+      const step = Math.fround(HEIGHTS[layer - 1] - HEIGHTS[layer]);
+      const height = Math.fround(Math.fround(step * this.#uniform()) + HEIGHTS[layer]);
       if (height < Math.exp(-0.5 * x * x)) return x;
     }
   }
