@@ -107,11 +107,12 @@ const answers = {
   },
   progress(answer) {
     if (!isCurrent(answer)) return;
-    const { stage, part, parts } = answer;
+    const { stage, part, parts, tile } = answer;
+    if (tile) showTile(tile);
     running.slow = true;
     const text = stage === 'enlarging' ? 'Enlarging' : 'Painting';
     window.clearTimeout(running.timer);
-    showProgress(parts > 1 ? `${text}, part ${part + 1} of ${parts}` : text, part / parts);
+    showProgress(parts > 1 ? `${text}, part ${Math.min(part + 1, parts)} of ${parts}` : text, part / parts);
   },
   picture(answer) {
     if (!isCurrent(answer)) return;
@@ -187,6 +188,25 @@ function showPhoto() {
   get('before').src = URL.createObjectURL(photo.blob);
   showAspect();
   frame.classList.add('waiting');
+}
+
+/** A part of a large picture, over what was there. */
+function showTile({ image, left, top, width, height }) {
+  const canvas = get('after');
+  const isNew = canvas.hidden || frame.classList.contains('waiting');
+  if (isNew || canvas.width !== width || canvas.height !== height) {
+    const backdrop = isNew ? get('before') : document.createElement('canvas');
+    if (!isNew) {
+      Object.assign(backdrop, { width: canvas.width, height: canvas.height });
+      backdrop.getContext('2d').drawImage(canvas, 0, 0);
+    }
+    Object.assign(canvas, { width, height });
+    canvas.getContext('2d').drawImage(backdrop, 0, 0, width, height);
+    canvas.hidden = false;
+    get('example').hidden = true;
+    frame.classList.remove('waiting');
+  }
+  canvas.getContext('2d').putImageData(image, left, top);
 }
 
 function showAspect() {

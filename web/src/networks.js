@@ -4,7 +4,7 @@ import { cut, mirrored, put, tiles, windows, withoutMargin } from './tiling.js';
 import { vary } from './variation.js';
 
 // As of `--mode=stylize`.
-const MARGIN = 16;
+export const MARGIN = 16;
 
 // Of models/stylization.py and super_resolution.py: side of the largest tile; how far tiles overlap,
 // the reach of the network; where they start. What little memory has smaller ones.
@@ -114,7 +114,10 @@ function strokePixels(share, { width, height }) {
   return Math.min(Math.max(pixels, strokeSizes[0]), strokeSizes.at(-1));
 }
 
-/** A photo in a mix of styles, as `--mode=stylize` paints it; reports `{ part, parts }`. */
+/** A photo in a mix of styles, as `--mode=stylize` paints it.
+ *
+ * Reports `{ part, parts }`, and of finished tiles `{ picture, place }`: where they are in which.
+ */
 export async function stylize(photo, { mix, strokes, variation }, report) {
   const strokeSize = strokePixels(strokes, photo);
   const varied = mirrored(vary(photo, { amount: variation, strokeSize }), MARGIN);
@@ -136,8 +139,9 @@ export async function stylize(photo, { mix, strokes, variation }, report) {
   const statistics = await run('styles-statistics', pixels, size, inputs);
   inputs.statistics = new runtime.ort.Tensor('float32', statistics.data, statistics.dims);
   const result = { ...varied, data: new Float32Array(varied.data.length) };
-  await inTiles(varied, parts, result, 1, 'styles-tile', inputs, (part) =>
-    report({ part: part + 1, parts: parts.length + 1 }),
+  report({ part: 1, parts: parts.length + 1 });
+  await inTiles(varied, parts, result, 1, 'styles-tile', inputs, (done, place) =>
+    report({ part: done + 1, parts: parts.length + 1, picture: result, place }),
   );
   return withoutMargin(result, MARGIN);
 }
@@ -148,8 +152,9 @@ export async function enlarge(picture, report) {
   const result = { width: FACTOR * width, height: FACTOR * height };
   result.data = new Float32Array(3 * result.width * result.height);
   const parts = tiles(picture, SUPERRES.tile, SUPERRES.margin, SUPERRES.grid);
-  await inTiles(picture, parts, result, FACTOR, 'superres', {}, (part) =>
-    report({ part, parts: parts.length }),
+  report({ part: 0, parts: parts.length });
+  await inTiles(picture, parts, result, FACTOR, 'superres', {}, (done) =>
+    report({ part: done, parts: parts.length }),
   );
   if (isGrey(picture.data)) makeGrey(result.data);
   return result;
@@ -157,10 +162,10 @@ export async function enlarge(picture, report) {
 
 async function inTiles(picture, parts, result, scale, name, inputs, report) {
   for (const [index, part] of parts.entries()) {
-    report(index);
     const { row, column } = part;
     const size = [1, row.stop - row.start, column.stop - column.start];
     put(result, (await run(name, cut(picture, part), size, inputs)).data, part, scale);
+    report(index + 1, part);
   }
 }
 

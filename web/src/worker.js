@@ -1,6 +1,7 @@
 // Everything that takes time: reads a photo, paints it, and writes the file.
 import { blend } from './color.js';
-import { enlarge, FACTOR, start, stylize, warm } from './networks.js';
+import { enlarge, FACTOR, MARGIN, start, stylize, warm } from './networks.js';
+import { cut } from './tiling.js';
 
 // What a canvas of today's browsers holds, and the memory of a usual computer.
 const MOST_PIXELS = 100e6;
@@ -69,6 +70,25 @@ function imageData({ width, height, data }, top = 0, rows = height) {
   return new ImageData(rgba, width, rows);
 }
 
+/** A finished tile of a picture that still has its margin, for the page to show. */
+function preview(picture, { row, column }) {
+  const width = picture.width - 2 * MARGIN;
+  const height = picture.height - 2 * MARGIN;
+  const [left, right] = [column.keptStart, column.keptStop].map((at) =>
+    Math.min(Math.max(at - MARGIN, 0), width),
+  );
+  const [top, bottom] = [row.keptStart, row.keptStop].map((at) =>
+    Math.min(Math.max(at - MARGIN, 0), height),
+  );
+  const part = {
+    row: { start: top + MARGIN, stop: bottom + MARGIN },
+    column: { start: left + MARGIN, stop: right + MARGIN },
+  };
+  const data = cut(picture, part);
+  const image = imageData({ width: right - left, height: bottom - top, data });
+  return { image, left, top, width, height };
+}
+
 function draw(picture) {
   shown = new OffscreenCanvas(picture.width, picture.height);
   const context = shown.getContext('2d');
@@ -97,8 +117,12 @@ async function render({ number, photoNumber, photo, settings, backend }) {
     const { mix, strokes, variation, keepColors, strength } = settings;
     const key = [sourceKey, mix, strokes, variation];
     const painted = await once('painted', key, () =>
-      stylize(source, { mix, strokes, variation }, (progress) =>
-        report({ stage: 'painting', ...progress }),
+      stylize(source, { mix, strokes, variation }, ({ picture, place, ...progress }) =>
+        report({
+          stage: 'painting',
+          ...progress,
+          tile: place && strength === 1 && keepColors === 'none' && preview(picture, place),
+        }),
       ),
     );
     picture = blend(painted, source, { keepColors, strength });
