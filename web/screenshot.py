@@ -36,7 +36,7 @@ def main() -> None:
             page.goto(f"http://127.0.0.1:{server.server_port}/")
             page.get_by_role("button", name=style).click()
             page.locator("#frame[data-pictures]").wait_for()
-            page.mouse.click(1, 1)
+            page.evaluate("document.activeElement.blur()")
             shot = Image.open(io.BytesIO(page.screenshot()))
             shots.append(
                 np.pad(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from perceptual_jax import load_network, models
 from perceptual_jax.cli import main
@@ -133,8 +134,6 @@ class TestPictures:
             assert np.nanmax(difference) <= LEVELS
 
     def test_are_upright(self, open_page: OpenPage, address: str) -> None:
-        from PIL import Image
-
         exif = Image.Exif()
         exif[0x0112] = 6  # Turned by a quarter.
         page = open_page(address)
