@@ -31,7 +31,7 @@ _TYPES = {
 
 _NOT_BUILT = (
     "the page is not built: in the folder web of a checkout of the repository, run "
-    "`npm ci` and `npm run build` (Node 20 or newer)"
+    "`npm ci` and `npm run build` (Node 20.11 or newer)"
 )
 
 
