@@ -5,6 +5,7 @@ const luminance = (data, at) => 0.299 * data[at] + 0.587 * data[at + 1] + 0.114 
 
 /** A stylised picture with as much of the photo as is wanted. */
 export function blend(stylized, photo, { keepColors, strength }) {
+  if (keepColors === 'none' && strength === 1) return stylized;
   const { width, height } = stylized;
   const data = Float32Array.from(stylized.data);
   if (keepColors === 'luminance') {

@@ -103,7 +103,7 @@ const answers = {
       used === 'webgpu'
         ? 'Painted by the graphics processor.'
         : `Painted by the processor${crossOriginIsolated ? '' : ', with one thread'}.`;
-    keepRuntime(used);
+    keepRuntime(used).catch(() => {}); // Some browsers keep nothing, in private windows.
   },
   progress(answer) {
     if (!isCurrent(answer)) return;

@@ -6,10 +6,12 @@ import { vary } from './variation.js';
 // As of `--mode=stylize`.
 export const MARGIN = 16;
 
+// What has little memory: a phone, or what says so.
+const SMALL = /Mobi/.test(navigator.userAgent) || (navigator.deviceMemory ?? 8) < 4;
+
 // Of models/stylization.py and super_resolution.py: side of the largest tile; how far tiles overlap,
-// the reach of the network; where they start. What little memory has smaller ones.
-const SMALL = (navigator.deviceMemory ?? 8) < 4;
-const STYLE = { tile: SMALL ? 256 : 1024, margin: 60, grid: 4 };
+// the reach of the network; where they start; and for which tiles windows are as large as they are.
+const STYLE = { tile: 1024, margin: 60, grid: 4, windows: SMALL ? 256 : 1024 };
 const SUPERRES = { tile: SMALL ? 128 : 256, margin: 15, grid: 1 };
 export const FACTOR = 4;
 
@@ -129,7 +131,7 @@ export async function stylize(photo, { mix, strokes, variation }, report) {
     return withoutMargin({ ...varied, data: result.data }, MARGIN);
   }
   report({ part: 0, parts: parts.length + 1 });
-  const spread = windows(varied, STYLE.tile);
+  const spread = windows(varied, STYLE.windows);
   const [{ row, column }] = spread;
   const size = [spread.length, row.stop - row.start, column.stop - column.start];
   const pixels = new Float32Array(3 * size[0] * size[1] * size[2]);
