@@ -77,7 +77,6 @@ function next() {
   pending = undefined;
   worker.postMessage(running.request);
   say('');
-  window.clearTimeout(running.timer);
   running.timer = window.setTimeout(() => showProgress('Getting ready'), 400);
 }
 
@@ -163,7 +162,6 @@ function cancel() {
   get('download').disabled = false;
   window.clearTimeout(running?.timer);
   startWorker();
-  frame.classList.remove('waiting');
   get('status').hidden = true;
   worker.postMessage({ type: 'warm', backend });
 }
