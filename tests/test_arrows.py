@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "synthesis": {"ops", "losses", "color", "vgg", "objective"},
     "io": set(),
     "pretrained": {"io", "models", "vgg"},
-    "export": {"models", "pretrained"},
+    "export": {"models", "ops", "pretrained"},
     "training": {"ops", "losses", "color", "vgg", "objective", "models", "io"},
 }
 ALLOWED["cli"] = set(ALLOWED)

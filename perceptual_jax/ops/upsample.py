@@ -20,7 +20,7 @@ Conv2d = Callable[..., jax.Array]
 
 # Which of the three taps of a kernel falls on which of two neighbouring positions, by the parity of
 # the output position: `[parity, neighbour, tap]`.
-_NEAREST_TAPS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
+NEAREST_TAPS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
 _TRANSPOSED_TAPS = np.array([[[0, 1, 0], [0, 0, 0]], [[0, 0, 1], [1, 0, 0]]], np.float32)
 
 
@@ -32,7 +32,7 @@ def nearest_conv2d(
     Reflecting the enlarged image is repeating the border of the small one.
     """
     height, width = images.shape[1:3]
-    phases = _phases(edge_pad(images, size), kernel, _NEAREST_TAPS, conv2d)
+    phases = _phases(edge_pad(images, size), kernel, NEAREST_TAPS, conv2d)
     return _interleave(
         [[phases[:, y : y + height, x : x + width, y, x] for x in (0, 1)] for y in (0, 1)]
     )

@@ -115,6 +115,18 @@ def read(
     }, metadata
 
 
+def places(path: Path) -> dict[str, tuple[str, list[int], int, int]]:
+    """Where the tensors of a file are: dtype (`"F32"`), shape, first byte, and the one behind."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        description = json.loads(file.read(length))
+    return {
+        name: (entry["dtype"], entry["shape"], *(8 + length + at for at in entry["data_offsets"]))
+        for name, entry in description.items()
+        if name != "__metadata__"
+    }
+
+
 def check(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], *, version: str
 ) -> None:

@@ -1,6 +1,7 @@
 """ONNX Runtime's pictures beside ours, for every architecture and option."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,8 +12,9 @@ import pytest
 
 from perceptual_jax import load_network, models
 from perceptual_jax.export.onnx_graph import to_onnx
-from perceptual_jax.models import networks
+from perceptual_jax.models import networks, tiling
 from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork
+from perceptual_jax.pretrained import networks as network_files
 from perceptual_jax.pretrained.networks import TrainedNetwork
 from tests import reference
 
@@ -126,8 +128,55 @@ def test_weights_of_float16_are_half_as_large() -> None:
     np.testing.assert_allclose(computed(small, images=images), wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"pixels": "int8"}, {"dtype": "bfloat16"}])
-def test_what_there_is_not_is_refused(options: dict[str, str]) -> None:
+class TestTiles:
+    """Statistics of windows from one graph, which another takes, as `models.stylize_tiles` does."""
+
+    NETWORK = trained(StyleNetwork(styles=2, **SMALL))
+    WEIGHTS = np.array([0.3, 0.7], np.float32)
+
+    def test_are_those_of_ours(self) -> None:
+        image = reference.random_images(1, 70, 300, 3)[0]
+        network = self.NETWORK
+        weights: Any = {"style_weights": self.WEIGHTS}
+        together, given = (to_onnx(network, statistics=each) for each in ("together", "given"))
+        windows = np.stack([image[:, :150], image[:, 148:298]])  # Starts are multiples of 4.
+        statistics = computed(together, images=windows, **weights)
+        assert statistics.shape == (2, 4 + 8 + 16 + 2 * 16 + 8 + 4)
+        tiles = tiling.computed(
+            image,
+            tiling.tiles(image.shape[:2], network.network, 128),
+            lambda tile: computed(given, images=tile, statistics=statistics, **weights),
+        )
+        wanted = models.stylize_tiles(
+            network.variables, image, network=network.network, tile=128, **weights
+        )
+        found, ours = (tiling.assemble(each, image.shape) for each in (tiles, wanted))
+        np.testing.assert_allclose(found, ours, atol=1e-4)
+
+    def test_need_instance_normalisation(self) -> None:
+        with pytest.raises(ValueError, match="statistics='given' needs normalization='instance'"):
+            to_onnx(trained(ARCHITECTURES["x4"]), statistics="given")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_weights_may_stay_in_the_networks_own_file(dtype: str, tmp_path: Path) -> None:
+    original = trained(StyleNetwork(width=16, residual_blocks=1))
+    network_files.save(tmp_path / "own.safetensors", original, dtype=dtype)
+    network = load_network(tmp_path / "own.safetensors")
+    model = to_onnx(network, weights_file=tmp_path / "own.safetensors")
+    assert model.ByteSize() < 20_000
+    (tmp_path / "graph.onnx").write_bytes(model.SerializeToString())
+    onnx.checker.check_model(tmp_path / "graph.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "graph.onnx")
+    images = reference.random_images(1, 24, 30, 3)
+    (found,) = session.run(None, {"images": images})
+    np.testing.assert_allclose(found, ours(network, images), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"pixels": "int8"}, {"dtype": "bfloat16"}, {"statistics": "none"}]
+)
+def test_what_there_is_not_is_refused(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(ValueError, match=f"{name} must be"):
         to_onnx(trained(ARCHITECTURES["style"]), **options)
@@ -144,9 +193,9 @@ def test_the_shipped_styles() -> None:
 def test_operators_are_those_that_browsers_have() -> None:
     """Of the WebGPU build of ONNX Runtime 1.20; and none pads one side more than the other."""
     known = {
-        *("Add", "BatchNormalization", "Cast", "Clip", "Conv", "ConvTranspose", "DepthToSpace"),
-        *("Identity", "InstanceNormalization", "MatMul", "Mul", "Pad", "Relu", "Resize", "Round"),
-        *("Shape", "Slice", "Sub", "Tanh", "Transpose"),
+        *("Add", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "ConvTranspose"),
+        *("DepthToSpace", "Identity", "InstanceNormalization", "MatMul", "Mul", "Pad", "Relu"),
+        *("Reshape", "Resize", "Round", "Shape", "Slice", "Sub", "Tanh", "Transpose"),
     }
     for network in ARCHITECTURES.values():
         for node in to_onnx(trained(network)).graph.node:

@@ -28,6 +28,16 @@ def test_the_safetensors_library_reads_it(tmp_path: Path) -> None:
         assert found[name].dtype == tensor.dtype
 
 
+def test_places_are_where_the_bytes_are(tmp_path: Path) -> None:
+    tensorfile.write(tmp_path / "t", TENSORS, {"name": "x"})
+    content = (tmp_path / "t").read_bytes()
+    places = tensorfile.places(tmp_path / "t")
+    assert set(places) == set(TENSORS)
+    dtype, shape, start, stop = places["a"]
+    assert (dtype, shape) == ("F16", [3])
+    np.testing.assert_array_equal(np.frombuffer(content[start:stop], np.float16), [1, 2, 3])
+
+
 def test_order_does_not_change_the_bytes(tmp_path: Path) -> None:
     tensorfile.write(tmp_path / "t", TENSORS, {"x": "1", "y": "2"})
     tensorfile.write(tmp_path / "u", dict(reversed(TENSORS.items())), {"y": "2", "x": "1"})
