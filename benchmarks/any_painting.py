@@ -62,7 +62,7 @@ def compare(arguments: Any) -> list[Line]:
         style_targets = judge.style_targets(painting)
         for photo_name, photo in photos[: arguments.limit]:
             targets = judge.with_photo(style_targets, photo)
-            varied = models.vary(photo, amount=0.5, stroke_size=arguments.size)
+            varied = models.vary(photo, amount=0.2, stroke_size=arguments.size)
             made = np.asarray(transfer(params, decoder, varied, [painting]))
             curve = judge.optimised(photo, targets, arguments.iterations, Optimizer())
             refined = judge.optimised(made, targets, arguments.refine, Optimizer())[-1]

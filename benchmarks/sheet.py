@@ -1,8 +1,10 @@
 """Every style of a network on four photos, small and in parts of full size.
 
     python benchmarks/sheet.py
+    python benchmarks/sheet.py --paintings=examples/styles/poppies.jpg,examples/styles/the_kiss.jpg
 
-Draws two sheets for the eye; README.md beside this file says more.
+Draws two sheets for the eye, or one of paintings without a network; README.md beside this file says
+more.
 """
 
 import argparse
@@ -21,6 +23,9 @@ from perceptual_jax.pretrained.networks import load_network
 
 # Of a cell of the first sheet, and of the second.
 _SMALL, _PART = 180, (270, 380)
+
+# Of the photos that are painted without a network, and as they are shown.
+_PAINTED, _SHOWN, _ITERATIONS = 512, 280, 20
 
 # The part of each photo that is shown at its full size: its middle, from the top and left.
 _MIDDLES = {
@@ -49,22 +54,25 @@ def part_of(picture: np.ndarray, middle: tuple[float, float]) -> np.ndarray:
     return picture[tuple(place)]
 
 
-def painted(style: str, folder: Path, arguments: argparse.Namespace) -> dict[str, np.ndarray]:
+def painted(folder: Path, name: str, *flags: str) -> dict[str, np.ndarray]:
     """What the program makes of the photos in a folder, by their names."""
-    target = folder / style
-    command: list[str | Path] = [sys.executable, ROOT / "run.py", "--mode=stylize"]
-    command += [f"--network={arguments.network}"]
-    command += [f"--style={style}", f"--input={folder / 'photos'}", f"--output={target}"]
+    photos, target = folder / "photos", folder / name
+    command: list[str | Path] = [sys.executable, ROOT / "run.py", "--mode=stylize", *flags]
+    command += [f"--input={photos}", f"--output={target}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return {name: images.read(target / f"{name}.png") for name in _MIDDLES}
+    return {path.stem: images.read(target / path.name) for path in sorted(photos.iterdir())}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--network", default="styles", help="a file, or a shipped network")
+    parser.add_argument("--paintings", default="", help="files, without a network, with commas")
     parser.add_argument("--size", type=int, default=1024, help="long side of the photos, in pixels")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images")
     arguments = parser.parse_args()
+    if arguments.paintings:
+        _draw_paintings(arguments)
+        return
     network = load_network(arguments.network)
     rows: list[list[np.ndarray]] = []
     parts: list[np.ndarray] = []
@@ -73,7 +81,8 @@ def main() -> None:
         for photo in _MIDDLES:
             images.write(folder / "photos" / f"{photo}.png", photo_at(photo, arguments.size))
         for index, style in enumerate(network.styles):
-            pictures = painted(style, folder, arguments)
+            flags = [f"--network={arguments.network}", f"--style={style}"]
+            pictures = painted(folder, style, *flags)
             cells = [images.read(resources.picture(style, "styles")), *pictures.values()]
             rows.append([images.fit(cell, _SMALL) for cell in cells])
             photo = list(_MIDDLES)[index % len(_MIDDLES)]
@@ -83,6 +92,31 @@ def main() -> None:
     sheet = image_grid.draw(rows, row_labels=labels, column_labels=columns)
     for name, picture in (("styles", sheet), ("strokes", _in_columns(parts, network.styles, 3))):
         images.write(arguments.output / f"{name}.jpg", picture, quality=85)
+
+
+def _draw_paintings(arguments: argparse.Namespace) -> None:
+    """Two photos in every painting, by one pass and refined."""
+    rows: list[list[np.ndarray]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for photo in ("astronaut", "coffee"):
+            picture = images.fit(images.read(resources.picture(photo, "content")), _PAINTED)
+            images.write(folder / "photos" / f"{photo}.png", picture)
+        for index, painting in enumerate(arguments.paintings.split(",")):
+            by_pass, refined = (
+                painted(folder, f"{index}-{count}", f"--style={painting}", f"--refine={count}")
+                for count in (0, _ITERATIONS)
+            )
+            cells = [images.fit(images.read(painting), _SHOWN)]
+            for photo, picture in by_pass.items():
+                cells += [images.fit(each, _SHOWN) for each in (picture, refined[photo])]
+            rows.append(cells)
+    columns = ["painting", *(["one pass", f"--refine={_ITERATIONS}"] * 2)]
+    images.write(
+        arguments.output / "any-painting.jpg",
+        image_grid.draw(rows, column_labels=columns),
+        quality=85,
+    )
 
 
 def _in_columns(cells: Sequence[np.ndarray], labels: Sequence[str], count: int) -> np.ndarray:

@@ -25,6 +25,10 @@ from perceptual_jax.pretrained.vgg import load_vgg
 
 NONE_SHIPPED = "no network is shipped: train one with --mode=train_transform"
 
+# Of photos, by default: what looks best with the shipped network, which repeats itself without, and
+# with the transport, which does not, and makes blotches of what it is given.
+VARIATION, VARIATION_OF_PAINTINGS = 0.5, 0.2
+
 # Of a painting that no network was trained for, the long sides at which it is looked at, in pixels.
 _STROKE_SIZES = (128, 1024)
 
@@ -37,6 +41,7 @@ class StyleSource(NamedTuple):
       titles: of the styles, in a picture or the name of a file.
       network: of the kind that `at` gives.
       stroke_sizes: those that it knows, ascending, in pixels; empty if there is but one.
+      variation: of photos, by default.
       at: gives the network for a size of strokes; None if there is but one.
     """
 
@@ -44,6 +49,7 @@ class StyleSource(NamedTuple):
     titles: tuple[str, ...]
     network: AnyStyleNetwork
     stroke_sizes: tuple[int, ...]
+    variation: float
     at: Callable[[float | None], TrainedNetwork]
 
 
@@ -91,6 +97,7 @@ def _of_network(trained: TrainedNetwork) -> StyleSource:
         titles=trained.styles,
         network=trained.network,
         stroke_sizes=trained.stroke_sizes,
+        variation=VARIATION,
         at=lambda stroke_size: trained,
     )
 
@@ -136,5 +143,6 @@ def _paintings(values: Any, names: Sequence[str], trained: TrainedNetwork) -> St
         titles=tuple(style_name(batch.stem_of(name)) for name in names),
         network=network,
         stroke_sizes=_STROKE_SIZES,
+        variation=VARIATION_OF_PAINTINGS,
         at=lambda stroke_size: looked_at(round(stroke_size or _STROKE_SIZES[-1])),
     )

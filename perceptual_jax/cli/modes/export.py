@@ -13,7 +13,7 @@ from perceptual_jax.cli.errors import UserError, usage_errors
 from perceptual_jax.cli.messages import say
 from perceptual_jax.io import storage
 from perceptual_jax.io.storage import local_path
-from perceptual_jax.models.networks import StyleNetwork
+from perceptual_jax.models.networks import Decoder, StyleNetwork
 from perceptual_jax.pretrained.networks import TrainedNetwork, load_network
 
 _SUFFIXES = (".onnx", ".stablehlo")
@@ -58,6 +58,11 @@ def define_flags(define: flags.Flags) -> None:
 
 def main(values: Any) -> None:
     trained = load_network(values.network)
+    if isinstance(trained.network, Decoder):
+        raise UserError(
+            f"--network={values.network} is a decoder, which is no network without VGG and a "
+            "painting: give one for style transfer or super-resolution"
+        )
     output = local_path(values.output or f"{local_path(values.network).stem}.onnx")
     if output.suffix not in _SUFFIXES:
         raise UserError(f"--output={output} must end in {' or '.join(_SUFFIXES)}")

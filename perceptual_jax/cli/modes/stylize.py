@@ -91,9 +91,11 @@ def define_flags(define: flags.Flags) -> None:
     )
     define.float(
         "variation",
-        0.5,
+        None,
         "Grey noise where the photo is flat, such as in a sky, from 0, none, to 1: without it a "
-        "network draws one fine pattern there, with it strokes and clouds of all sizes.",
+        "network draws one fine pattern there, with it strokes and clouds of all sizes. By default "
+        f"{style_source.VARIATION}, for paintings that no network was trained for "
+        f"{style_source.VARIATION_OF_PAINTINGS}.",
     )
     define.enum(
         "keep_colors",
@@ -128,7 +130,7 @@ def main(values: Any) -> int | None:
         show(_list_of_styles())
         return None
     for name in ("strength", "variation"):
-        if (value := getattr(values, name)) > 1:
+        if (value := getattr(values, name) or 0.0) > 1:
             raise UserError(f"--{name}={value} must be between 0 and 1")
     styles = flags.weighted_names(values.style) if values.style else []
     source = style_source.find(values, list(dict.fromkeys(name for name, _ in styles)))
@@ -251,7 +253,7 @@ def _apply(
             background=_mirrored(pictures[0].rgb),
         )
     results = batch.results(
-        [_varied(values, picture, stroke_size) for picture in pictures],
+        [_varied(values, source, picture, stroke_size) for picture in pictures],
         interrupts,
         trained,
         values.tile_size,
@@ -299,9 +301,12 @@ def _refined(
     return np.clip(result, 0.0, 1.0)
 
 
-def _varied(values: Any, picture: Picture, stroke_size: float | None) -> Picture:
+def _varied(
+    values: Any, source: StyleSource, picture: Picture, stroke_size: float | None
+) -> Picture:
     """The picture as the network gets it: with noise where it is flat, and a margin."""
-    rgb = models.vary(picture.rgb, amount=values.variation, stroke_size=stroke_size)
+    amount = source.variation if values.variation is None else values.variation
+    rgb = models.vary(picture.rgb, amount=amount, stroke_size=stroke_size)
     return dataclasses.replace(picture, rgb=_mirrored(rgb))
 
 

@@ -98,6 +98,7 @@ def test_stablehlo(trained: TrainedNetwork) -> None:
         (["--output=net.stablehlo"], "give --style, of day, night"),
         (["--output=net.stablehlo", "--style=day", "--pixels=uint8"], "are for ONNX"),
         (["--network=nothing"], "there is no network 'nothing'"),
+        (["--network=decoder"], "--network=decoder is a decoder, which is no network without"),
     ],
 )
 def test_what_cannot_be_is_refused(flags: list[str], message: str, capsys: Captured) -> None:
