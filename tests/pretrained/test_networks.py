@@ -303,7 +303,10 @@ class TestWhatIsNotWritten:
             ({"thumbnails": (np.zeros((8, 129, 3), np.uint8),) * 2}, "thumbnail 0 is 8x129"),
             ({"thumbnails": (np.zeros((8, 0, 3), np.uint8),) * 2}, "thumbnail 0 is 8x0"),
             ({"settings": {"rate": float("nan")}}, "JSON"),
-            ({"network": nn.Dense(3)}, "a Dense cannot be saved; only style, superres networks"),
+            (
+                {"network": nn.Dense(3)},
+                "a Dense cannot be saved; only style, superres, decoder networks",
+            ),
             ({"network": StyleNetwork(output="sigmoid")}, "output must be one of"),
         ],
     )
