@@ -86,7 +86,7 @@ def define_flags(define: flags.Flags) -> None:
         "refine",
         0,
         "Iterations of the optimiser of --mode=gatys from there, which brings out the painting; "
-        "each takes about ten times as long as the pass.",
+        "each takes three or four times as long as the pass.",
         least=0,
     )
     define.float(
