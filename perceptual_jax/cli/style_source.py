@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from perceptual_jax import vgg
 from perceptual_jax.cli import batch
@@ -74,21 +73,6 @@ def find(values: Any, names: Sequence[str]) -> StyleSource:
             f"{', '.join(candidates[0].styles)}; without --network a painting's file is a style"
         )
     return _paintings(values, names, candidates[0])
-
-
-def painting(name: str) -> np.ndarray:
-    """The painting of a style, `(H, W, 3)`.
-
-    Raises:
-      UserError: a network was trained for it, and it is not at hand.
-    """
-    try:
-        return images.read(resources.picture(name, "styles"))
-    except FileError as error:
-        raise UserError(
-            f"--refine needs the painting of {name}, and a network does not hold it: give its file "
-            "with --style"
-        ) from error
 
 
 def _of_network(trained: TrainedNetwork) -> StyleSource:

@@ -18,20 +18,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from perceptual_jax import models, synthesis
+from perceptual_jax import models
 from perceptual_jax.cli import batch, console, flags, memory, style_source
 from perceptual_jax.cli.errors import UserError, leaving_out, report_left_out
 from perceptual_jax.cli.interrupts import Interrupts, interruptible
 from perceptual_jax.cli.messages import say, show
+from perceptual_jax.cli.refinement import Refinement
 from perceptual_jax.cli.style_source import StyleSource
 from perceptual_jax.io import image_grid, images, masks
 from perceptual_jax.io.images import Picture
 from perceptual_jax.io.storage import local_path, pictures_in
 from perceptual_jax.models import stylization
 from perceptual_jax.models.tiling import Frames
-from perceptual_jax.objective import WASSERSTEIN
 from perceptual_jax.pretrained.networks import load_network, shipped
-from perceptual_jax.pretrained.vgg import load_vgg
 
 _log = logging.getLogger(__name__)
 
@@ -136,23 +135,22 @@ def main(values: Any) -> int | None:
     source = style_source.find(values, list(dict.fromkeys(name for name, _ in styles)))
     mixes = _mixes(values, styles or [(source.styles[0], 1.0)])
     _stroke_size(values, source, 1)  # Raises now if it is none.
-    if values.refine:
-        _check_refined(values, source, mixes)
+    refinement = _refinement(values, source, mixes)
     settings = {**flags.record("stylize", values), "styles_of_network": source.titles}
     flags.say_examples(values, "input")
     if values.sheet:
-        return _write_sheet(values, source, settings)
+        return _write_sheet(values, source, refinement, settings)
     frames = batch.frames_for(values.input, source.network)
     whole = bool(values.content_mask) or values.keep_colors != "none"
     titles = zip(source.styles, source.titles, strict=True)
     used = [title for name, title in titles if any(mix.get(name) for mix in mixes)]
     job = batch.Job(
-        apply=functools.partial(_apply, values, source, frames, mixes),
+        apply=functools.partial(_apply, values, source, refinement, frames, mixes),
         label="-".join(used),
         settings=settings,
         batch_size=1 if whole else flags.batch_size_of(values),
         largest_side=values.tile_size,
-        prepare=functools.partial(_resize, values, warned=set()),
+        prepare=functools.partial(_resize, values, refinement, warned=set()),
     )
     return batch.run(job, values.input, values.output)
 
@@ -178,12 +176,15 @@ def _mixes(values: Any, styles: Sequence[tuple[str, float]]) -> list[dict[str, f
     return [{name: 1.0} for name, _ in styles]
 
 
-def _check_refined(values: Any, source: StyleSource, mixes: Sequence[Mapping[str, float]]) -> None:
-    """Raises `UserError` unless the paintings are at hand, for whole pictures."""
+def _refinement(
+    values: Any, source: StyleSource, mixes: Sequence[Mapping[str, float]]
+) -> Refinement | None:
+    """What `--refine` needs, if it is asked for."""
+    if not values.refine:
+        return None
     if values.content_mask:
         raise UserError("--refine is for whole pictures: leave out --content_mask")
-    for name in source.styles if values.sheet else mixes[0]:
-        style_source.painting(name)
+    return Refinement(source.styles if values.sheet else mixes[0], values.refine)
 
 
 def _stroke_size(values: Any, source: StyleSource, long_side: int) -> float | None:
@@ -208,16 +209,15 @@ def _stroke_size(values: Any, source: StyleSource, long_side: int) -> float | No
     return min(max(pixels, source.stroke_sizes[0]), source.stroke_sizes[-1])
 
 
-def _resize(values: Any, picture: Picture, *, warned: set[str]) -> Picture:
+def _resize(
+    values: Any, refinement: Refinement | None, picture: Picture, *, warned: set[str]
+) -> Picture:
     """A picture at its size, checked; of the first that is very large it warns."""
     long_side = values.image_size or max(picture.rgb.shape[:2])
     height, width = images.size_for(picture.rgb.shape[:2], long_side)
     memory.check_picture((height, width))
-    if values.refine:
-        params, margin = load_vgg("vgg16"), synthesis.MARGIN
-        optimizer = synthesis.Optimizer()
-        size = (height, width)
-        memory.check(WASSERSTEIN, params, size, optimizer=optimizer, margin=margin, unless="")
+    if refinement:
+        refinement.check_memory((height, width))
     if height * width >= _FINE_PIXELS and not warned:
         warned.add("strokes")
         _log.warning(
@@ -232,13 +232,15 @@ def _resize(values: Any, picture: Picture, *, warned: set[str]) -> Picture:
 def _apply(
     values: Any,
     source: StyleSource,
+    refinement: Refinement | None,
     frames: Frames | None,
     mixes: Sequence[Mapping[str, float]],
     pictures: Sequence[Picture],
     interrupts: Interrupts,
 ) -> list[Picture]:
     """The results for pictures of one size, none if it was interrupted."""
-    stroke_size = _stroke_size(values, source, max(pictures[0].rgb.shape[:2]))
+    long_side = max(pictures[0].rgb.shape[:2])
+    stroke_size = _stroke_size(values, source, long_side)
     trained = source.at(stroke_size)
     of_rows = stroke_size if trained.stroke_sizes else None
     style_weights = np.stack([trained.style_weights(mix, stroke_size=of_rows) for mix in mixes])
@@ -264,41 +266,11 @@ def _apply(
     inside = slice(_MARGIN, -_MARGIN)
     finished = []
     for picture, result in zip(pictures, (each[inside, inside] for each in results), strict=False):
-        if values.refine:
-            result = _refined(values, mixes[0], stroke_size, picture.rgb, result, interrupts)
+        if refinement:
+            size = stroke_size or _STROKE_SHARE * long_side
+            result = refinement(picture.rgb, result, mixes[0], size, interrupts)
         finished.append(dataclasses.replace(picture, rgb=_blend(values, result, picture.rgb)))
     return finished
-
-
-def _refined(
-    values: Any,
-    mix: Mapping[str, float],
-    stroke_size: float | None,
-    photo: np.ndarray,
-    result: np.ndarray,
-    interrupts: Interrupts,
-) -> np.ndarray:
-    """A result after iterations of the optimiser, fewer if it is interrupted."""
-    height_width = photo.shape[:2]
-    side = round(stroke_size or max(height_width) * _STROKE_SHARE)
-    reports = synthesis.transfer(
-        WASSERSTEIN,
-        load_vgg("vgg16"),
-        photo,
-        [images.fit(style_source.painting(name), side) for name in mix],
-        stages=[(height_width, values.refine)],
-        init=result,
-        style_weights=list(mix.values()),
-    )
-    with console.ProgressBar(values.refine) as bar:
-        done = 0
-        for report in reports:
-            result = np.array(report.best[0])
-            bar.update(report.step - done, f"iteration {report.step}", report.trace.summary())
-            done = report.step
-            if interrupts:
-                break
-    return np.clip(result, 0.0, 1.0)
 
 
 def _varied(
@@ -331,7 +303,12 @@ def _blend(values: Any, result: np.ndarray, photo: np.ndarray) -> np.ndarray:
 _blend_with_photo = jax.jit(models.blend_with_photo, static_argnames=("keep_colors", "strength"))
 
 
-def _write_sheet(values: Any, styles_from: StyleSource, settings: dict[str, Any]) -> int:
+def _write_sheet(
+    values: Any,
+    styles_from: StyleSource,
+    refinement: Refinement | None,
+    settings: dict[str, Any],
+) -> int:
     """Photos in every style of the network: one in a block with captions, several in rows."""
     source, place = values.input, local_path(values.input)
     is_folder = batch.is_folder(source)
@@ -352,7 +329,13 @@ def _write_sheet(values: Any, styles_from: StyleSource, settings: dict[str, Any]
                 row = [picture.over_white()]
                 for style in styles_from.styles:
                     results = _apply(
-                        values, styles_from, frames, [{style: 1.0}], [picture], interrupts
+                        values,
+                        styles_from,
+                        refinement,
+                        frames,
+                        [{style: 1.0}],
+                        [picture],
+                        interrupts,
                     )
                     if not results:
                         break
