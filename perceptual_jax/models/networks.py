@@ -350,6 +350,8 @@ class UniversalNetwork(nn.Module):
 
         def change(layer: str, features: jax.Array) -> jax.Array:
             paintings: Moments = self.get_variable("styles", layer)
+            # Without an axis for images that are styled alike: on a mesh it would not be sharded
+            # as theirs is.
             if shared:
                 style = losses.blend_moments(paintings, weights[0])
             else:

@@ -185,21 +185,12 @@ def decoder_constants(
     """VGG's parameters, and what a decoder learns from paintings, each `(H, W, 3)` in [0, 1].
 
     Returns:
-      `{"vgg": ..., "sizes": {layer: ()}, "styles": {layer: Moments}}`, of which the moments have an
-      axis for the paintings in front.
+      What `style_constants` gives for the moments at every layer of `INVERSION`.
     """
-    layers = INVERSION.layers
-    sizes = vgg.layer_sizes(params, layers, pooling=INVERSION.pooling)
-    params = vgg.freeze(params, layers, dtype=dtype)
-
-    @jax.jit
-    def moments(params: vgg.Params, painting: jax.Array) -> dict[str, losses.Moments]:
-        found = networks.encode(params, painting, layers, dtype=dtype)
-        return {layer: losses.moments(x) for layer, x in found.items()}
-
-    found = [moments(params, painting) for painting in paintings]
-    styles = jax.tree.map(lambda *arrays: jnp.stack(arrays), *found)
-    return {"vgg": params, "sizes": sizes, "styles": styles}
+    seen = dataclasses.replace(
+        TRANSFER, style_layers=INVERSION.content_layers, style_layer_weights=None, dtype=dtype
+    )
+    return style_constants(seen, params, paintings)
 
 
 def decoder_loss(decoder: Decoder) -> Loss:
@@ -223,9 +214,9 @@ def decoder_loss(decoder: Decoder) -> Loss:
         if numbers.ndim == 1:
             photos, numbers = photos[:, None], numbers[:, None]
         count, parts = numbers.shape
-        paintings = jax.tree.leaves(constants["styles"])[0].shape[0]
+        paintings = jax.tree.leaves(constants["style"])[0].shape[0]
         turns = numbers[:, 0] // parts % paintings
-        styles = jax.tree.map(lambda of_all: of_all[turns], constants["styles"])
+        styles = jax.tree.map(lambda of_all: of_all[turns], constants["style"])
         crops = photos.reshape(-1, *photos.shape[2:])
         wanted = _content(inversion, constants["vgg"], crops)
         moved: dict[str, jax.Array] = {}
