@@ -1,7 +1,7 @@
 """Stylise pictures of any size in one pass, in a trained style or that of any painting.
 
 A style that was trained is painted by a network of Johnson et al. 2016, that of any other painting
-by transport of VGG's features (Li et al. 2017), which takes twice as long. --input is a photo, a
+by transport of VGG's features (Li et al. 2017), which takes longer. --input is a photo, a
 folder of photos, or - for a picture from standard input. The styles that are shipped are shown by
 --list, and on your own photo by --sheet.
 """
@@ -85,7 +85,7 @@ def define_flags(define: flags.Flags) -> None:
         "refine",
         0,
         "Iterations of the optimiser of --mode=gatys from there, which brings out the painting; "
-        "each takes three or four times as long as the pass.",
+        "each takes several times as long as the pass.",
         least=0,
     )
     define.float(
