@@ -18,6 +18,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgets_programs() -> Iterator[None]:
+    """Compiled programs are kept for a module, no longer.
+
+    Those of all tests take more memory maps than the 65,530 that Linux gives a process by default;
+    XLA aborts where it gets none.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def compiled_quickly() -> Iterator[None]:
     """For tests that compile more than they compute: programs are hardly optimised."""

@@ -1,5 +1,6 @@
 """ONNX Runtime's pictures beside ours, for every architecture and option."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,13 @@ from perceptual_jax import load_network, models
 from perceptual_jax.export.onnx_graph import to_onnx
 from perceptual_jax.models import networks, tiling
 from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork
+from perceptual_jax.models.stylization import stylize_batch
+from perceptual_jax.models.super_resolution import enlarge_batch
 from perceptual_jax.pretrained import networks as network_files
 from perceptual_jax.pretrained.networks import TrainedNetwork
 from tests import reference
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 SMALL: dict[str, Any] = {"width": 4, "residual_blocks": 1}
 ARCHITECTURES = {
@@ -36,6 +41,7 @@ ARCHITECTURES = {
 }
 
 
+@functools.cache
 def trained(network: Any) -> TrainedNetwork:
     """A network with random variables, none of which is 0 or 1."""
     initial = jax.device_get(networks.initial_variables(network, 0))
@@ -60,12 +66,9 @@ def computed(model: onnx.ModelProto, **inputs: np.ndarray) -> np.ndarray:
 
 def ours(network: TrainedNetwork, images: np.ndarray, weights: Any = None) -> np.ndarray:
     if isinstance(network.network, StyleNetwork):
-        return np.asarray(
-            models.stylize(
-                network.variables, images, network=network.network, style_weights=weights
-            )
-        )
-    return np.asarray(models.enlarge(network.variables, images, network=network.network))
+        options = {"network": network.network, "style_weights": weights}
+        return np.asarray(stylize_batch(network.variables, images, **options))
+    return np.asarray(enlarge_batch(network.variables, images, network=network.network))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -162,12 +162,13 @@ class TestRefine:
         """The objective of --mode=gatys falls."""
         vgg = load_vgg("vgg16")
         painting = images.fit(any_painting, 128)
-        targets = objective.targets(
+        targets = jax.jit(objective.targets, static_argnums=0)(
             WASSERSTEIN, vgg, content=images.read("photo.png"), styles=[painting]
         )
+        evaluate = jax.jit(objective.evaluate, static_argnums=0)
 
         def of(picture: np.ndarray) -> float:
-            return float(objective.evaluate(WASSERSTEIN, vgg, picture, targets)[0])
+            return float(evaluate(WASSERSTEIN, vgg, picture, targets)[0])
 
         before = of(made("--style=painting.png", "--stroke_size=128"))
         after = of(made("--style=painting.png", "--stroke_size=128", "--refine=4"))
