@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from perceptual_jax.ops import conv, pool
+from perceptual_jax.ops import conv, pad, pool
 from perceptual_jax.ops.checks import as_images, check_large_enough
 from perceptual_jax.ops.conv import FrozenKernel
 
@@ -113,6 +113,7 @@ def features(
     *,
     pooling: str = "max",
     dtype: Any = jnp.float32,
+    size: Any = None,
 ) -> dict[str, jax.Array]:
     """Activations of the asked layers, computed no deeper than the deepest of them.
 
@@ -125,6 +126,9 @@ def features(
       pooling: `"max"` as trained; `"avg"`, which Gatys et al. 2015 prefer for synthesis; or `"l2"`,
         with which DISTS compares pictures (`ops.pool.l2_pool`).
       dtype: what convolutions compute in, `jnp.float32` or `jnp.bfloat16`; also that of the result.
+      size: `(height, width)` of the pictures, if they are in the top left of `images` and the rest
+        of these is filler, as in `ops.pad`: their activations are the same as without it, and zeros
+        around them.
 
     Returns:
       For each layer, in order of computation, `(..., H', W', C)`.
@@ -146,7 +150,7 @@ def features(
         for part in ("mean", "std")
     )
     x = images.reshape(-1, height, width, 3)
-    x = ((x.astype(jnp.float32) - mean) / std).astype(dtype)
+    x = _without_filler(((x.astype(jnp.float32) - mean) / std).astype(dtype), size)
     found: dict[str, jax.Array] = {}
     for name in layer_names(params):
         if len(found) == len(set(layers)):
@@ -155,14 +159,22 @@ def features(
             layer = jax.tree.map(lambda values: jnp.asarray(values, dtype), dict(params[name]))
             frozen = isinstance(layer["kernel"], FrozenKernel)
             x = (conv.frozen_conv2d if frozen else conv.conv2d)(x, layer["kernel"])
-            x = x + layer["bias"].reshape(1, 1, 1, -1)
+            x = _without_filler(x + layer["bias"].reshape(1, 1, 1, -1), size)
         elif name.startswith("relu"):
             x = jax.nn.relu(x)
         else:
             x = _POOLINGS[pooling][frozen](x)
+            odd = 1 if pooling == "l2" else 0
+            size = size and [(side + odd) // 2 for side in size]
+            x = _without_filler(x, size)
         if name in layers:
             found[name] = x
     return {name: x.reshape(*batch, *x.shape[1:]) for name, x in found.items()}
+
+
+def _without_filler(x: jax.Array, size: Any) -> jax.Array:
+    """Zeros beside pictures of a size, as around them: every convolution pads with zeros."""
+    return x if size is None else jnp.where(pad.inside_of(x.shape, size), x, jnp.zeros((), x.dtype))
 
 
 def layer_sizes(

@@ -70,6 +70,32 @@ class TestValues:
                 features, expected[layer], rtol=0, atol=1e-5 * scale, err_msg=layer
             )
 
+    @pytest.mark.parametrize("pooling", ["max", "avg", "l2"])
+    def test_of_a_picture_in_a_larger_array_are_its_own_with_zeros_around(
+        self, pooling: str
+    ) -> None:
+        """Its size is known when the compiled function runs."""
+        pictures = reference.random_images(2, 41, 54, 3)
+        frame = np.ones((2, 64, 64, 3), np.float32)
+        frame[:, :41, :54] = pictures
+        layers = tuple(vgg.layer_names(TINY))
+        size = (np.int32(41), np.int32(54))
+        found = compiled(TINY, frame, layers, pooling=pooling, size=size)
+        expected = compiled(TINY, pictures, layers, pooling=pooling)
+        for layer, features in expected.items():
+            height, width = features.shape[1:3]
+            around = [
+                (0, 0),
+                *(
+                    (0, b - a)
+                    for a, b in zip((height, width), found[layer].shape[1:3], strict=True)
+                ),
+                (0, 0),
+            ]
+            np.testing.assert_allclose(
+                found[layer], np.pad(features, around), atol=1e-6, err_msg=layer
+            )
+
     def test_a_colour_equal_to_the_mean_leaves_only_the_bias(
         self, networks: dict[str, Any]
     ) -> None:

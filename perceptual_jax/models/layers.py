@@ -6,7 +6,6 @@ in `ops.pad`; the layers of one compiled program so compute pictures of many siz
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -105,7 +104,7 @@ class InstanceNorm(nn.Module):
         else:
             together = self.is_mutable_collection("statistics") and not self.is_initializing()
             axes = (0, 1, 2) if together else (1, 2)
-            inside = None if size is None else inside_of(x.shape, size)
+            inside = None if size is None else pad.inside_of(x.shape, size)
             mean = jnp.mean(values, axes, keepdims=True, where=inside)
             variance = jnp.mean(jnp.square(values - mean), axes, keepdims=True, where=inside)
             if together:
@@ -115,12 +114,6 @@ class InstanceNorm(nn.Module):
         mix = functools.partial(jnp.matmul, style_weights, precision=jax.lax.Precision.HIGHEST)
         factor = mix(scale)[:, None, None] * jax.lax.rsqrt(variance + _EPSILON)
         return ((values - mean) * factor + mix(bias)[:, None, None]).astype(x.dtype)
-
-
-def inside_of(shape: Sequence[int], size: Any) -> jax.Array:
-    """Which positions of maps belong to pictures of a size, `(H, W, 1)`."""
-    rows, columns = (jnp.arange(shape[axis]) < size[axis - 1] for axis in (1, 2))
-    return (rows[:, None] & columns[None])[..., None]
 
 
 class Normalization(nn.Module):

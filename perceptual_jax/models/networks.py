@@ -29,7 +29,6 @@ from perceptual_jax.models.layers import (
     Normalization,
     Residual,
     conv_norm_relu,
-    inside_of,
 )
 from perceptual_jax.ops import pad
 from perceptual_jax.ops.checks import as_images, check_settings, setting
@@ -226,10 +225,15 @@ UNIVERSAL_GRID = vgg.stride(TRANSPORTED[0])
 
 
 def encode(
-    params: vgg.Params, images: Any, layers: Sequence[str], *, dtype: Any = jnp.float32
+    params: vgg.Params,
+    images: Any,
+    layers: Sequence[str],
+    *,
+    dtype: Any = jnp.float32,
+    size: Any = None,
 ) -> dict[str, jax.Array]:
     """VGG's features of images `(..., H, W, 3)`, as decoders are trained to invert them."""
-    return vgg.features(params, images, layers, pooling=ENCODER_POOLING, dtype=dtype)
+    return vgg.features(params, images, layers, pooling=ENCODER_POOLING, dtype=dtype, size=size)
 
 
 class Decoder(nn.Module):
@@ -252,28 +256,34 @@ class Decoder(nn.Module):
     def __call__(
         self,
         features: jax.Array,
-        change: Callable[[str, jax.Array], jax.Array] = lambda layer, features: features,
+        change: Callable[[str, jax.Array, Any], jax.Array] = lambda layer, features, size: features,
         *,
         train: bool = False,
+        size: Any = None,
     ) -> jax.Array:
         """Images `(N, 8 h, 8 w, 3)`, not clipped, of VGG's features `(N, h, w, C)` of relu4_1.
 
         Args:
           features: sides of 2 or more.
-          change: makes of each of `TRANSPORTED` and its features those to go on with.
+          change: makes of each of `TRANSPORTED`, its features and their size those to go on with.
           train: whether gradients are fast, for reverse mode only.
+          size: of the features, if they are in the top left, as in `ops.pad`.
         """
 
         def layer(x: jax.Array, name: str, features: int, *, scale: float = 2.0**0.5) -> jax.Array:
             # A block of VGG begins after its pooling; mirrored, it ends before the upsampling.
             upsampling = "nearest" if name in ("conv3_3", "conv2_2", "conv1_2") else ""
             options: dict[str, Any] = {"scale": scale, "train": train, "dtype": self.dtype}
-            return Convolution(features, upsampling=upsampling, name=name, **options)(x)
+            nonlocal size
+            convolution = Convolution(features, upsampling=upsampling, name=name, **options)
+            x = convolution(x, size)
+            size = convolution.scaled(size)
+            return x
 
         deepest, finest = (
             self.variable("units", name, jnp.ones, (), jnp.float32).value for name in TRANSPORTED
         )
-        x = change(TRANSPORTED[0], features)
+        x = change(TRANSPORTED[0], features, size)
         x = (x * (1.0 / deepest)).astype(self.dtype)
         for name, times in (
             ("conv4_1", 4),
@@ -285,7 +295,7 @@ class Decoder(nn.Module):
             ("conv1_2", 1),
         ):
             x = nn.relu(layer(x, name, times * self.width))
-        x = change(TRANSPORTED[1], x * finest.astype(x.dtype))
+        x = change(TRANSPORTED[1], x * finest.astype(x.dtype), size)
         x = (x * (1.0 / finest)).astype(self.dtype)
         return _pixels(layer(x, "conv1_1", 3, scale=0.5), "linear")
 
@@ -342,13 +352,12 @@ class UniversalNetwork(nn.Module):
 
         With `train` the maps of the transport count as constants.
         """
-        _check_frames(self, size)
         images = _checked_images(images, least=smallest_side(self))
         count, height, width = images.shape[:3]
         weights = _style_weights(style_weights, count, self.styles)
         shared = style_weights is None or jnp.ndim(style_weights) == 1
 
-        def change(layer: str, features: jax.Array) -> jax.Array:
+        def change(layer: str, features: jax.Array, size: Any) -> jax.Array:
             paintings: Moments = self.get_variable("styles", layer)
             # Without an axis for images that are styled alike: on a mesh it would not be sharded
             # as theirs is.
@@ -356,22 +365,30 @@ class UniversalNetwork(nn.Module):
                 style = losses.blend_moments(paintings, weights[0])
             else:
                 style = jax.vmap(losses.blend_moments, (None, 0))(paintings, weights)
-            return transported(layer, features, self._moments(layer, features), style, train=train)
+            of = self._moments(layer, features, size)
+            return transported(layer, features, of, style, train=train)
 
-        padded = pad.edge_pad_to(images, UNIVERSAL_GRID)
-        features = encode(
-            self.get_variable("encoder", "vgg"), padded, TRANSPORTED[:1], dtype=self.dtype
-        )
+        padded = pad.edge_pad_to(images, UNIVERSAL_GRID, size)
+        positions = None if size is None else [-(-side // UNIVERSAL_GRID) for side in size]
+        encoder: Any = self.get_variable("encoder", "vgg")
+        size = positions and [UNIVERSAL_GRID * side for side in positions]
+        features = encode(encoder, padded, TRANSPORTED[:1], dtype=self.dtype, size=size)
         decoder = Decoder(self.width, self.dtype, name="decoder")
-        return decoder(features[TRANSPORTED[0]], change, train=train)[:, :height, :width]
+        pictures = decoder(features[TRANSPORTED[0]], change, train=train, size=positions)
+        return pictures[:, :height, :width]
 
-    def _moments(self, layer: str, features: jax.Array) -> Moments:
+    def _moments(self, layer: str, features: jax.Array, size: Any) -> Moments:
         if self.has_variable("statistics", layer):
             shared: Moments = self.get_variable("statistics", layer)
             return shared
+        mask = None
+        if size is not None:
+            mask = pad.inside_of(features.shape, size)[None, ..., 0].astype(jnp.float32)
+            mask = jnp.broadcast_to(mask, features.shape[:-1])
         if not self.is_mutable_collection("statistics"):
-            return losses.moments(features)
-        together = losses.moments(features.reshape(1, -1, *features.shape[2:]))
+            return losses.moments(features, mask=mask)
+        features, mask = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), (features, mask))
+        together = losses.moments(features, mask=mask)
         self.put_variable("statistics", layer, together)
         return together
 
@@ -408,13 +425,15 @@ def bicubic(images: jax.Array, factor: int, size: Any = None) -> jax.Array:
     if size is None:
         return enlarged(images)
     # At a border the weights of what is inside are divided by their sum, as `resize` does it.
-    inside = inside_of(images.shape, size).astype(jnp.float32)[None]
+    inside = pad.inside_of(images.shape, size).astype(jnp.float32)[None]
     weights = enlarged(inside)
     return enlarged(images * inside) / jnp.where(weights > 0, weights, 1.0)
 
 
 def fits_frames(network: Network) -> bool:
     """Whether one compiled program can compute pictures of many sizes, see `tiling.Frames`."""
+    if isinstance(network, UniversalNetwork):
+        return True
     return network.padding == "reflect" and network.upsampling != "transposed"
 
 

@@ -33,7 +33,11 @@ def grid(network: Network) -> int:
 _FRAME_GRID = 128
 
 # So many pixels are computed, on a CPU, in the time in which a program is compiled.
-_PIXELS_PER_PROGRAM = {StyleNetwork: 800_000, SuperResolutionNetwork: 80_000}
+_PIXELS_PER_PROGRAM = {
+    StyleNetwork: 800_000,
+    UniversalNetwork: 500_000,
+    SuperResolutionNetwork: 80_000,
+}
 
 
 class Span(NamedTuple):

@@ -6,6 +6,7 @@ what is in the rest of the array does not matter.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -38,14 +39,26 @@ def edge_pad(images: jax.Array, size: Any = None) -> jax.Array:
     return padded
 
 
-def edge_pad_to(images: jax.Array, grid: int) -> jax.Array:
-    """Repeats the last row and column until the sides of `(N, H, W, C)` are multiples of a grid."""
+def edge_pad_to(images: jax.Array, grid: int, size: Any = None) -> jax.Array:
+    """Repeats the last row and column until the sides of `(N, H, W, C)` are multiples of a grid.
+
+    Those of pictures of a `size` are repeated to the end of the array.
+    """
+    for axis, length in zip((1, 2), size or (), strict=False):
+        rows = jnp.minimum(jnp.arange(images.shape[axis]), length - 1)
+        images = jnp.take(images, rows, axis, mode="clip")
     for axis in (1, 2):
         last = jax.lax.slice_in_dim(images, -1, None, axis=axis)
         more = -images.shape[axis] % grid
         shape = [*last.shape[:axis], more, *last.shape[axis + 1 :]]
         images = jnp.concatenate([images, jnp.broadcast_to(last, shape)], axis)
     return images
+
+
+def inside_of(shape: Sequence[int], size: Any) -> jax.Array:
+    """Which positions of maps `(N, H, W, C)` belong to pictures of a size, `(H, W, 1)`."""
+    rows, columns = (jnp.arange(shape[axis]) < size[axis - 1] for axis in (1, 2))
+    return (rows[:, None] & columns[None])[..., None]
 
 
 def _put(images: jax.Array, part: jax.Array, start: Any, axis: int) -> jax.Array:

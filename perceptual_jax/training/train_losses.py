@@ -221,7 +221,7 @@ def decoder_loss(decoder: Decoder) -> Loss:
         wanted = _content(inversion, constants["vgg"], crops)
         moved: dict[str, jax.Array] = {}
 
-        def change(layer: str, features: jax.Array) -> jax.Array:
+        def change(layer: str, features: jax.Array, _: Any) -> jax.Array:
             own, other = jnp.split(features, 2)
             # All crops of a photo side by side are one picture.
             shape = (count, -1, *other.shape[2:])

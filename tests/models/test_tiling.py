@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from perceptual_jax.models import tiling
-from perceptual_jax.models.networks import StyleNetwork, SuperResolutionNetwork
+from perceptual_jax.models.networks import (
+    StyleNetwork,
+    SuperResolutionNetwork,
+    UniversalNetwork,
+)
 from tests import reference
 
 LENGTHS = [1, 127, 128, 129, 130, 131, 132, 200, 1001]
@@ -118,6 +122,14 @@ class TestFrames:
         frames = tiling.Frames(STYLE)
         frames.shape((1, 1024, 1024))
         assert frames.shape((1, 100, 100)) == (1, 128, 128)
+
+    @pytest.mark.parametrize("network", [STYLE, ENLARGING, UniversalNetwork()])
+    def test_are_for_every_kind_of_network(self, network: Any) -> None:
+        frames = tiling.Frames(network)
+        for side in (100, 90):
+            array, size = tiling.framed(np.zeros((1, side, side, 3), np.float32), frames)
+            assert array.shape == (1, 128, 128, 3)
+            assert size == (side, side)
 
     def test_are_of_as_many_pictures(self) -> None:
         frames = tiling.Frames(STYLE)

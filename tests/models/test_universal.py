@@ -42,7 +42,7 @@ def seen(decoder: Any, photo: np.ndarray, style: int, variables: Any) -> dict[st
     found: dict[str, Any] = {}
     encoded = networks.encode(VGG, photo[None], TRANSPORTED[:1])[TRANSPORTED[0]]
 
-    def change(layer: str, features: jax.Array) -> jax.Array:
+    def change(layer: str, features: jax.Array, _: Any) -> jax.Array:
         wanted = jax.tree.map(lambda x: x[style : style + 1], variables["styles"][layer])
         found[layer] = networks.transported(layer, features, losses.moments(features), wanted)
         return found[layer]
@@ -144,6 +144,35 @@ class TestTransferStyle:
     ) -> None:
         with pytest.raises(ValueError, match=message):
             universal.transfer_style(VGG, decoder, images, PAINTINGS, style_weights=weights)
+
+
+class TestPicturesInLargerArrays:
+    """One compiled program computes pictures of many sizes, to rounding as if each had its own."""
+
+    SIZES = ((40, 48), (41, 50), (9, 33))
+
+    @staticmethod
+    def in_frame(pictures: np.ndarray) -> tuple[np.ndarray, tuple[np.int32, np.int32]]:
+        height, width = pictures.shape[1:3]
+        frame = np.ones((len(pictures), 48, 52, 3), np.float32)
+        frame[:, :height, :width] = pictures
+        return frame, (np.int32(height), np.int32(width))
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_have_the_same_pixels(self, variables: Any, size: tuple[int, int]) -> None:
+        pictures, weights = reference.random_images(2, *size, 3), np.array([0.4, 0.6])
+        frame, size_there = self.in_frame(pictures)
+        found = apply(variables, frame, weights, size=size_there)[:, : size[0], : size[1]]
+        np.testing.assert_allclose(found, apply(variables, pictures, weights), atol=2e-5)
+
+    def test_share_moments_without_what_is_beside_them(self, variables: Any) -> None:
+        pictures, weights = reference.random_images(2, 41, 50, 3), np.array([0.4, 0.6])
+        frame, size = self.in_frame(pictures)
+        together = jax.jit(functools.partial(NETWORK.apply, mutable=["statistics"]))
+        _, found = together(variables, frame, weights, size=size)
+        _, expected = together(variables, pictures, weights)
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+        jax.tree.map(close, found, expected)
 
 
 class TestTiles:

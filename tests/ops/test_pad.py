@@ -65,3 +65,10 @@ def test_edge_pad_to_repeats_the_last_row_and_column(
     below = [(0, new - old) for new, old in zip(padded, size, strict=True)]
     expected = np.pad(images, [(0, 0), *below, (0, 0)], mode="edge")
     np.testing.assert_array_equal(pad.edge_pad_to(images, 4), expected)
+
+
+def test_edge_pad_to_fills_what_is_beside_a_picture() -> None:
+    (frame,) = f32(np.random.default_rng(2).normal(size=(2, 6, 11, 3)))
+    found = jax.jit(pad.edge_pad_to, static_argnums=1)(frame, 4, (np.int32(5), np.int32(7)))
+    expected = np.pad(frame[:, :5, :7], [(0, 0), (0, 3), (0, 5), (0, 0)], mode="edge")
+    np.testing.assert_array_equal(found, expected)

@@ -419,7 +419,9 @@ class TestDecoderLoss:
             photos, (PAINTINGS[2], PAINTINGS[0]), terms["style/relu2_1"], strict=True
         ):
 
-            def change(layer: str, features: jax.Array, painting: np.ndarray = painting) -> Any:
+            def change(
+                layer: str, features: jax.Array, _: Any, painting: np.ndarray = painting
+            ) -> Any:
                 style = losses.moments(networks.encode(WIDE, painting[None], [layer])[layer])
                 rows = features.reshape(1, -1, *features.shape[2:])
                 of = jax.tree.map(lambda x: x, losses.moments(rows))
