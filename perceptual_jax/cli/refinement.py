@@ -1,5 +1,6 @@
 """Iterations of the optimiser from what a pass has made: `--refine` of `--mode=stylize`."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -43,21 +44,27 @@ class Refinement:
     ) -> np.ndarray:
         """A result `(H, W, 3)` for a photo after the iterations, fewer if it is interrupted."""
         side = round(stroke_size)
-        reports = synthesis.transfer(
+        reports = synthesis.refine(
             WASSERSTEIN,
             self._params,
             photo,
             [images.fit(self._paintings[style], side) for style in mix],
-            stages=[(photo.shape[:2], self._iterations)],
-            init=result,
+            result,
+            steps=self._iterations,
             style_weights=list(mix.values()),
         )
-        with console.ProgressBar(self._iterations) as bar:
-            done = 0
+        # In the time of evaluations at the full size, one at half of it takes a quarter.
+        pixels = math.prod(photo.shape[:2])
+        with console.ProgressBar((1 + 1 / 4 + 1 / 16) * (self._iterations + 1)) as bar:
             for report in reports:
-                result = np.array(report.best[0])
-                bar.update(report.step - done, f"iteration {report.step}", report.trace.summary())
-                done = report.step
+                height, width = report.best.shape[1:3]
+                if (height, width) == photo.shape[:2]:
+                    result = np.array(report.best[0])
+                bar.update(
+                    report.trace.totals.shape[1] * height * width / pixels,
+                    f"{width}x{height} iteration {report.step}",
+                    report.trace.summary(),
+                )
                 if interrupts:
                     break
         return np.clip(result, 0.0, 1.0)

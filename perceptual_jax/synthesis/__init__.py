@@ -14,5 +14,6 @@ from perceptual_jax.synthesis.step import advance as advance
 from perceptual_jax.synthesis.step import init as init
 from perceptual_jax.synthesis.transfer import MARGIN as MARGIN
 from perceptual_jax.synthesis.transfer import coarse_to_fine as coarse_to_fine
+from perceptual_jax.synthesis.transfer import refine as refine
 from perceptual_jax.synthesis.transfer import resize as resize
 from perceptual_jax.synthesis.transfer import transfer as transfer

@@ -116,6 +116,35 @@ def transfer(
         change = report.best[0] - photo
 
 
+def refine(
+    objective: Objective,
+    params: vgg.Params,
+    content: Any,
+    styles: Sequence[Any],
+    start: Any,
+    *,
+    steps: int,
+    margin: int = MARGIN,
+    style_weights: Sequence[float] | None = None,
+) -> Iterator[Report]:
+    """`transfer` from a picture that a network has made: at a quarter and half the size, then full.
+
+    The two smaller sizes cost a third more, and the picture becomes about as good as by twice as
+    many steps at the full one alone.
+
+    Args:
+      objective, params, content, styles, margin, style_weights: as for `transfer`.
+      start: the picture, of the size of `content`.
+      steps: iterations at each of the three sizes, or fewer if a painting is too narrow for VGG.
+    """
+    sides = [side for picture in (content, *styles) for side in picture.shape[:2]]
+    halvings = int(math.log2(max(1.0, min(sides) / vgg.smallest_side(objective.layers))))
+    sizes = coarse_to_fine((content.shape[0], content.shape[1]), 1 + min(2, halvings))
+    stages = [(size, steps) for size in sizes]
+    options: dict[str, Any] = {"margin": margin, "style_weights": style_weights}
+    return transfer(objective, params, content, styles, stages=stages, init=start, **options)
+
+
 def _mirrored(image: jax.Array, margin: int) -> jax.Array:
     """An image `(H, W, C)` or mask `(H, W)`, larger by a margin on every side."""
     return jnp.pad(image, [(margin, margin)] * 2 + [(0, 0)] * (image.ndim - 2), mode="symmetric")

@@ -221,3 +221,32 @@ class TestTransfer:
         )
         assert [x[-1].best.shape for x in found.values()] == [(1, 8, 11, 3), (1, 17, 23, 3)]
         assert np.isfinite(totals(found[1])).all()
+
+
+class TestRefine:
+    PHOTO = reference.random_images(32, 40, 3, seed=6)
+    START = PHOTO[::-1]
+
+    PAINTING = reference.random_images(36, 34, 3, seed=7) ** 2
+
+    def reports(
+        self, objective: Objective, steps: int, painting: np.ndarray = PAINTING
+    ) -> list[Report]:
+        found = synthesis.refine(objective, PARAMS, self.PHOTO, [painting], self.START, steps=steps)
+        return [kept(report) for report in found]
+
+    def test_goes_on_at_a_quarter_and_half_the_size_and_at_the_full_one(self) -> None:
+        last = {report.stage: report for report in self.reports(SMALL, 3)}
+        assert [report.step for report in last.values()] == [3, 3, 3]
+        sizes = [report.best.shape[1:3] for report in last.values()]
+        assert sizes == [(8, 10), (16, 20), (32, 40)]
+
+    def test_leaves_out_sizes_at_which_vgg_would_see_nothing_of_the_painting(self) -> None:
+        found = self.reports(SMALL, 1, painting=reference.random_images(5, 60, 3))
+        assert {report.best.shape[1:3] for report in found} == {(16, 20), (32, 40)}
+
+    def test_begins_with_the_picture(self) -> None:
+        """An objective without terms leaves it as it is, but for its finest detail."""
+        found = self.reports(Objective(), 1)
+        small = synthesis.resize(jnp.asarray(self.START), (8, 10))
+        np.testing.assert_allclose(found[0].best[0], small, atol=1e-6)

@@ -84,8 +84,9 @@ def define_flags(define: flags.Flags) -> None:
     define.integer(
         "refine",
         0,
-        "Iterations of the optimiser of --mode=gatys from there, which brings out the painting; "
-        "each takes several times as long as the pass.",
+        "Iterations of the optimiser of --mode=gatys from there, at a quarter and half the size "
+        "and then at the full one, which brings out the painting; each takes the time of one to "
+        "three passes.",
         least=0,
     )
     define.float(
