@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def _draw_paintings(arguments: argparse.Namespace) -> None:
-    """Two photos in every painting, by one pass and refined."""
+    """Two photos in every painting, repainted and refined."""
     rows: list[list[np.ndarray]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -111,7 +111,7 @@ def _draw_paintings(arguments: argparse.Namespace) -> None:
             for photo, picture in by_pass.items():
                 cells += [images.fit(each, _SHOWN) for each in (picture, refined[photo])]
             rows.append(cells)
-    columns = ["painting", *(["one pass", f"--refine={_ITERATIONS}"] * 2)]
+    columns = ["painting", *(["repainted", f"--refine={_ITERATIONS}"] * 2)]
     images.write(
         arguments.output / "any-painting.jpg",
         image_grid.draw(rows, column_labels=columns),

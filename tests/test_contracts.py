@@ -214,6 +214,8 @@ NOT_OF_ARRAYS = {
     "models.assemble",  # Of NumPy arrays, for pictures of any size, as the next ones.
     "models.enlarge_tiles",
     "models.match_input",
+    "models.repaint",
+    "models.repaint_rows",
     "models.stylize_regions",
     "models.stylize_tiles",
     "models.vary",

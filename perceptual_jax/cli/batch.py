@@ -113,7 +113,7 @@ def check_tile_size(values: Any, network: Network) -> None:
 
 
 def results(
-    pictures: Sequence[Picture],
+    photos: Sequence[np.ndarray],
     interrupts: Interrupts,
     trained: TrainedNetwork,
     tile_size: int,
@@ -123,21 +123,20 @@ def results(
     in_tiles: Callable[..., Iterable[tiling.Tile]],
     scale: int = 1,
 ) -> list[np.ndarray]:
-    """What a network makes of pictures of one size, nothing if it was interrupted.
+    """What a network makes of photos of one size, nothing if it was interrupted.
 
     Several are computed `at_once`, from `(N, H, W, 3)` to `(N, scale H, scale W, 3)`; a single one
     `in_tiles`, with a bar.  Both get the `frames`, if there are other pictures.
     """
     variables, network = trained.variables, trained.network
-    arrays = [picture.rgb for picture in pictures]
-    height, width = arrays[0].shape[:2]
+    height, width = photos[0].shape[:2]
     with usage_errors():
-        if len(arrays) > 1:
-            array, size = tiling.framed(np.stack(arrays), frames)
+        if len(photos) > 1:
+            array, size = tiling.framed(np.stack(photos), frames)
             computed = np.array(at_once(variables, array, network=network, size=size))
             return list(computed[:, : scale * height, : scale * width])
         count = len(tiling.tiles((height, width), network, tile_size))
-        tiles = in_tiles(variables, arrays[0], network=network, tile=tile_size, frames=frames)
+        tiles = in_tiles(variables, photos[0], network=network, tile=tile_size, frames=frames)
         tiles = with_progress(tiles, count, interrupts)
         result = tiling.assemble(tiles, (scale * height, scale * width, 3))
     return [] if interrupts else [result]

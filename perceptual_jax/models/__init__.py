@@ -8,6 +8,8 @@ from perceptual_jax.models.networks import paper_style_network as paper_style_ne
 from perceptual_jax.models.networks import (
     paper_super_resolution_network as paper_super_resolution_network,
 )
+from perceptual_jax.models.patches import repaint as repaint
+from perceptual_jax.models.patches import repaint_rows as repaint_rows
 from perceptual_jax.models.stylization import blend_regions as blend_regions
 from perceptual_jax.models.stylization import blend_with_photo as blend_with_photo
 from perceptual_jax.models.stylization import stylize as stylize

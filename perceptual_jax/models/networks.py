@@ -107,7 +107,7 @@ class StyleNetwork(nn.Module):
             raise ValueError("padding='once' is for five residual blocks, as in the paper")
         images = _checked_images(images, least=smallest_side(self))
         count, height, width = images.shape[:3]
-        weights = _style_weights(style_weights, count, self.styles)
+        weights = checked_style_weights(style_weights, count, self.styles)
 
         options: dict[str, Any] = {"train": train, "dtype": self.dtype}
         outer, inner = ("zeros", "none") if once else ("reflect", "reflect")
@@ -354,7 +354,7 @@ class UniversalNetwork(nn.Module):
         """
         images = _checked_images(images, least=smallest_side(self))
         count, height, width = images.shape[:3]
-        weights = _style_weights(style_weights, count, self.styles)
+        weights = checked_style_weights(style_weights, count, self.styles)
         shared = style_weights is None or jnp.ndim(style_weights) == 1
 
         def change(layer: str, features: jax.Array, size: Any) -> jax.Array:
@@ -468,7 +468,7 @@ def _checked_images(images: Any, *, least: int) -> jax.Array:
     return images.astype(jnp.float32)
 
 
-def _style_weights(weights: Any, count: int, styles: int) -> jax.Array:
+def checked_style_weights(weights: Any, count: int, styles: int) -> jax.Array:
     """`(N, styles)` in float32."""
     if weights is None:
         if styles != 1:

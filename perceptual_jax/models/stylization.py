@@ -126,6 +126,13 @@ def stylize_regions(
         )
         for _, weights in zip(masks, style_weights, strict=True)
     ]
+    return blend_tiles(background, pictures, masks)
+
+
+def blend_tiles(
+    background: np.ndarray, pictures: Sequence[Iterator[Tile]], masks: Sequence[Any] | np.ndarray
+) -> Iterator[Tile]:
+    """`blend_regions` of pictures in tiles that lie alike."""
     for parts in zip(*pictures, strict=True):
         place = parts[0].place
         pixels = [part.pixels for part in parts]

@@ -1,9 +1,9 @@
 """Stylise pictures of any size in one pass, in a trained style or that of any painting.
 
 A style that was trained is painted by a network of Johnson et al. 2016, that of any other painting
-by transport of VGG's features (Li et al. 2017), which takes longer. --input is a photo, a
-folder of photos, or - for a picture from standard input. The styles that are shipped are shown by
---list, and on your own photo by --sheet.
+with patches of it, which takes longer. --input is a photo, a folder of photos, or - for a picture
+from standard input. The styles that are shipped are shown by --list, and on your own photo by
+--sheet.
 """
 
 import contextlib
@@ -25,11 +25,10 @@ from perceptual_jax.cli.interrupts import Interrupts, interruptible
 from perceptual_jax.cli.messages import say, show
 from perceptual_jax.cli.refinement import Refinement
 from perceptual_jax.cli.style_source import StyleSource
-from perceptual_jax.io import image_grid, images, masks
+from perceptual_jax.io import image_grid, images
 from perceptual_jax.io.images import Picture
 from perceptual_jax.io.storage import local_path, pictures_in
 from perceptual_jax.models import stylization
-from perceptual_jax.models.tiling import Frames
 from perceptual_jax.pretrained.networks import load_network, shipped
 
 _log = logging.getLogger(__name__)
@@ -39,9 +38,6 @@ _SHEET_SIDE = 320
 # Of the strokes, as a share of the long side: the network's range is that of photos of 600 to 2300
 # pixels.
 _STROKE_SHARE = 0.45
-
-# Mirrored pixels around a picture while it is computed: networks leave a frame along the edges.
-_MARGIN = 16
 
 # From this size on the largest stroke hardly shows in the whole picture.
 _FINE_PIXELS = 12_000_000
@@ -70,15 +66,16 @@ def define_flags(define: flags.Flags) -> None:
         "network",
         None,
         "A trained network: a file of --mode=train_transform, a .pth of PyTorch's example "
-        "fast_neural_style, or a shipped one; or a decoder of --mode=train_decoder, which takes "
-        "any painting. By default the shipped one that has the styles, or else the decoder.",
+        "fast_neural_style, or a shipped one; or a decoder of --mode=train_decoder (decoder is "
+        "shipped), a network for any painting. By default the shipped one that has the styles, or "
+        "else none: paintings are taken apart themselves.",
     )
     define.string(
         "stroke_size",
         f"{_STROKE_SHARE:.0%}",
         "Size of the strokes: that of the painting that they are in, its long side in pixels "
         "(512), or in percent of the picture's, so that a photo looks alike at every size. As "
-        "far as the network knows it: the shipped one 256 to 1024 pixels.",
+        "far as the network knows it: the shipped one 256 to 1024 pixels, without one 64 to 4096.",
     )
     define.float("strength", 1.0, "From 0, the photo, to 1, the full style.")
     define.integer(
@@ -94,8 +91,8 @@ def define_flags(define: flags.Flags) -> None:
         None,
         "Grey noise where the photo is flat, such as in a sky, from 0, none, to 1: without it a "
         "network draws one fine pattern there, with it strokes and clouds of all sizes. By default "
-        f"{style_source.VARIATION}, for paintings that no network was trained for "
-        f"{style_source.VARIATION_OF_PAINTINGS}.",
+        f"{style_source.VARIATION}, with a decoder {style_source.VARIATION_OF_DECODER}, without a "
+        "network none.",
     )
     define.enum(
         "keep_colors",
@@ -141,17 +138,16 @@ def main(values: Any) -> int | None:
     flags.say_examples(values, "input")
     if values.sheet:
         return _write_sheet(values, source, refinement, settings)
-    frames = batch.frames_for(values.input, source.network)
     whole = bool(values.content_mask) or values.keep_colors != "none"
     titles = zip(source.styles, source.titles, strict=True)
     used = [title for name, title in titles if any(mix.get(name) for mix in mixes)]
     job = batch.Job(
-        apply=functools.partial(_apply, values, source, refinement, frames, mixes),
+        apply=functools.partial(_apply, values, source, refinement, mixes),
         label="-".join(used),
         settings=settings,
         batch_size=1 if whole else flags.batch_size_of(values),
         largest_side=values.tile_size,
-        prepare=functools.partial(_resize, values, refinement, warned=set()),
+        prepare=functools.partial(_resize, values, source, refinement, warned=set()),
     )
     return batch.run(job, values.input, values.output)
 
@@ -211,7 +207,12 @@ def _stroke_size(values: Any, source: StyleSource, long_side: int) -> float | No
 
 
 def _resize(
-    values: Any, refinement: Refinement | None, picture: Picture, *, warned: set[str]
+    values: Any,
+    source: StyleSource,
+    refinement: Refinement | None,
+    picture: Picture,
+    *,
+    warned: set[str],
 ) -> Picture:
     """A picture at its size, checked; of the first that is very large it warns."""
     long_side = values.image_size or max(picture.rgb.shape[:2])
@@ -219,7 +220,9 @@ def _resize(
     memory.check_picture((height, width))
     if refinement:
         refinement.check_memory((height, width))
-    if height * width >= _FINE_PIXELS and not warned:
+    largest = max(source.stroke_sizes, default=0)
+    fine = height * width >= _FINE_PIXELS and largest < _STROKE_SHARE * max(height, width)
+    if fine and not warned:
         warned.add("strokes")
         _log.warning(
             "at %dx%d pixels strokes are a hair's breadth: --image_size=2300, say, makes them "
@@ -234,7 +237,6 @@ def _apply(
     values: Any,
     source: StyleSource,
     refinement: Refinement | None,
-    frames: Frames | None,
     mixes: Sequence[Mapping[str, float]],
     pictures: Sequence[Picture],
     interrupts: Interrupts,
@@ -242,51 +244,15 @@ def _apply(
     """The results for pictures of one size, none if it was interrupted."""
     long_side = max(pictures[0].rgb.shape[:2])
     stroke_size = _stroke_size(values, source, long_side)
-    trained = source.at(stroke_size)
-    of_rows = stroke_size if trained.stroke_sizes else None
-    style_weights = np.stack([trained.style_weights(mix, stroke_size=of_rows) for mix in mixes])
-    in_tiles: Any = functools.partial(models.stylize_tiles, style_weights=style_weights[0])
-    if values.content_mask:
-        height_width = pictures[0].rgb.shape[:2]
-        regions = masks.read_all(values.content_mask, len(style_weights), height_width)
-        in_tiles = functools.partial(
-            models.stylize_regions,
-            masks=[_mirrored(mask) for mask in regions],
-            style_weights=style_weights,
-            background=_mirrored(pictures[0].rgb),
-        )
-    results = batch.results(
-        [_varied(values, source, picture, stroke_size) for picture in pictures],
-        interrupts,
-        trained,
-        values.tile_size,
-        frames=frames,
-        at_once=functools.partial(stylization.stylize_batch, style_weights=style_weights[0]),
-        in_tiles=in_tiles,
-    )
-    inside = slice(_MARGIN, -_MARGIN)
+    photos = [picture.rgb for picture in pictures]
+    results = source.paint(photos, mixes, stroke_size, interrupts)
     finished = []
-    for picture, result in zip(pictures, (each[inside, inside] for each in results), strict=False):
+    for picture, result in zip(pictures, results, strict=False):
         if refinement:
             size = stroke_size or _STROKE_SHARE * long_side
             result = refinement(picture.rgb, result, mixes[0], size, interrupts)
         finished.append(dataclasses.replace(picture, rgb=_blend(values, result, picture.rgb)))
     return finished
-
-
-def _varied(
-    values: Any, source: StyleSource, picture: Picture, stroke_size: float | None
-) -> Picture:
-    """The picture as the network gets it: with noise where it is flat, and a margin."""
-    amount = source.variation if values.variation is None else values.variation
-    rgb = models.vary(picture.rgb, amount=amount, stroke_size=stroke_size)
-    return dataclasses.replace(picture, rgb=_mirrored(rgb))
-
-
-def _mirrored(values: np.ndarray) -> np.ndarray:
-    """With a margin, `(H, W, ...)` to `(H + 2 _MARGIN, W + 2 _MARGIN, ...)`."""
-    margins = [(_MARGIN, _MARGIN)] * 2 + [(0, 0)] * (values.ndim - 2)
-    return np.pad(values, margins, mode="reflect")
 
 
 def _blend(values: Any, result: np.ndarray, photo: np.ndarray) -> np.ndarray:
@@ -313,7 +279,6 @@ def _write_sheet(
     """Photos in every style of the network: one in a block with captions, several in rows."""
     source, place = values.input, local_path(values.input)
     is_folder = batch.is_folder(source)
-    frames = batch.frames_for(source, styles_from.network)
     # A folder may be called `.`, and a pipe leads to nothing that has a name.
     named = str(place.resolve()) if is_folder else source
     output = batch.output_of(named, values.output, "sheet")
@@ -330,13 +295,7 @@ def _write_sheet(
                 row = [picture.over_white()]
                 for style in styles_from.styles:
                     results = _apply(
-                        values,
-                        styles_from,
-                        refinement,
-                        frames,
-                        [{style: 1.0}],
-                        [picture],
-                        interrupts,
+                        values, styles_from, refinement, [{style: 1.0}], [picture], interrupts
                     )
                     if not results:
                         break

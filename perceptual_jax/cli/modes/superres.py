@@ -78,7 +78,7 @@ def _apply(
     interrupts: Interrupts,
 ) -> list[Picture]:
     results = batch.results(
-        pictures,
+        [picture.rgb for picture in pictures],
         interrupts,
         trained,
         values.tile_size,

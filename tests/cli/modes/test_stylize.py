@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptual_jax import color, objective
+from perceptual_jax import color, models, objective
 from perceptual_jax.cli import main
 from perceptual_jax.cli.modes import stylize
 from perceptual_jax.io import images, resources
@@ -120,8 +120,18 @@ def any_painting(folder: Path) -> np.ndarray:
 
 
 class TestAnyPainting:
-    def test_is_painted_without_training(self, any_painting: np.ndarray) -> None:
+    def test_is_painted_with_its_patches(self, any_painting: np.ndarray) -> None:
         found = made("--style=painting.png", "--stroke_size=150")
+        params = load_vgg("vgg16")
+        photo = images.read("photo.png")
+        wanted = models.repaint(params, photo, [images.fit(any_painting, 150)])
+        assert_alike(found, wanted)
+        varied = vary(photo, amount=1, stroke_size=150)
+        wanted = models.repaint(params, varied, [images.fit(any_painting, 150)])
+        assert_alike(made("--style=painting.png", "--stroke_size=150", "--variation=1"), wanted)
+
+    def test_is_painted_by_a_decoder_that_is_given(self, any_painting: np.ndarray) -> None:
+        found = made("--network=decoder", "--style=painting.png", "--stroke_size=150")
         photo = vary(images.read("photo.png"), amount=0.2, stroke_size=150)
         mirrored = np.pad(photo, ((16, 16), (16, 16), (0, 0)), mode="reflect")
         decoder = pretrained_networks.load_network("decoder").variables
@@ -130,6 +140,13 @@ class TestAnyPainting:
         )
         # Two programs round transport in other places.
         assert np.abs(found - wanted[16:-16, 16:-16]).max() < 2 / 255
+
+    def test_a_mask_gives_it_its_region(self, any_painting: np.ndarray) -> None:
+        """Outside the photo stays, without the noise."""
+        flags = ("--content_mask=left.png", "--variation=1")
+        whole = made("--style=painting.png", "--variation=1")
+        found = made("--style=painting.png", *flags)
+        assert_alike(found, np.where(MASK[..., None] > 0, whole, images.read("photo.png")))
 
     def test_is_named_in_the_result(self, any_painting: np.ndarray) -> None:
         assert run("--input=photo.png", "--style=./painting.png") == 0
@@ -153,7 +170,7 @@ class TestAnyPainting:
         assert capsys.readouterr().err == "error: --style is missing: give a painting\n"
 
     def test_tiles_lie_on_the_grid_of_vgg(self, any_painting: np.ndarray, capsys: Captured) -> None:
-        assert run("--style=painting.png", "--tile_size=204") == 2
+        assert run("--network=decoder", "--style=painting.png", "--tile_size=204") == 2
         assert "tile must be a multiple of 8 above 144" in capsys.readouterr().err
 
 
