@@ -44,17 +44,17 @@ _PATCH = 3
 # Every second cell of the painting is compared with every cell of the photo.
 _STRIDE = 2
 
-# Where the photo is flat, its descriptors' square below so much of the mean, it would repeat a
-# single patch.  There blocks of cells begin as one piece of the painting, any of those that are
-# less like it than the best by at most so much.
+# A cell of the photo is flat as far as the square of its descriptors is below so much of the mean.
+# Flat parts would repeat a single patch: there, blocks of cells begin as one piece of the painting,
+# by lot one of those that are nearly as like it as the best, less this share.
 _FLAT, _BLOCK, _TOLERANCE = 0.3, 8, 0.3
 
-# In so many sweeps each cell then takes what is most like it or continues a neighbour; to continue
-# all four is worth so much.
+# In so many sweeps each cell then takes what is most like it, which counts less where it is flat,
+# or what continues a neighbour; to continue all four is worth so much.
 _SWEEPS, _COHERENCE = 8, 0.4
 
 # Of the Gaussian that parts colours from strokes, and of that of the guided filter, in cells.
-_SIGMA = 1.0
+_COLOURS, _GUIDE = 1.0, 1.5
 
 # The variance of luminance from which on the filter takes what it sees for an edge.
 _EDGE = 1e-3
@@ -176,7 +176,7 @@ def _smaller(image: Any, factor: int) -> Any:
     if factor == 1:
         return image
     height, width = (side // factor for side in image.shape[:2])
-    return image.reshape(height, factor, width, factor, 3).mean((1, 3))
+    return image.reshape(height, factor, width, factor, -1).mean((1, 3))
 
 
 @functools.partial(jax.jit, static_argnames=("factor", "dtype"))
@@ -186,7 +186,7 @@ def _plan(
     """Of a photo as it is looked at, and a painting at the size at which it is painted with."""
     small = _smaller(painting, factor)
     patches = _matched(*_descriptors(params, seen, small, dtype))
-    colours = _blurred(_smaller(small, _CELL))
+    colours = _blurred(_smaller(small, _CELL), _COLOURS)
     strokes = painting - jax.image.resize(colours, painting.shape, "linear")
     luminance = _smaller(seen, _CELL) @ _LUMINANCE
     gain, offset = _guided(_gathered(colours, patches, 1), luminance[..., None])
@@ -219,20 +219,16 @@ def _matched(of_photo: jax.Array, of_painting: jax.Array) -> jax.Array:
     """For each cell of the photo the painting's whose patch is most like it, `(h, w, 2)`."""
     wanted, offered = _patches(of_photo), _patches(of_painting)
     last = _cell(offered.shape[0] - 2, offered.shape[1] - 2)
-    most_like = _most_like(wanted, offered)
-    blocks = wanted[_BLOCK // 2 :: _BLOCK, _BLOCK // 2 :: _BLOCK]
-    middles = _most_like(blocks, offered, tolerance=_TOLERANCE)
-    steps = jnp.arange(_BLOCK, dtype=jnp.int32) - _BLOCK // 2
-    steps = jnp.stack(jnp.meshgrid(steps, steps, indexing="ij"), -1)
-    blocks = middles[:, None, :, None] + steps[None, :, None, :]
-    blocks = jnp.clip(blocks.reshape(most_like.shape), 1, last)
     of_wanted, of_offered = _squares(wanted), _squares(offered)
-    cells = jnp.where(of_wanted[..., None] < _FLAT, blocks, most_like)
+    flat = _FLAT / (_FLAT + of_wanted)
+    most_like = _most_like(wanted, offered)
+    pieces = jnp.clip(_pieces(wanted, flat[..., None], offered), 1, last)
+    cells = jnp.where(flat[..., None] > 0.5, pieces, most_like)
 
     def likeness(cells: jax.Array, beside: Sequence[jax.Array]) -> jax.Array:
         rows, columns = cells[..., 0], cells[..., 1]
         products = jnp.sum(wanted * offered[rows, columns], -1)
-        like = 2.0 * products / (of_wanted + of_offered[rows, columns] + _FLAT)
+        like = (1.0 - flat) * 2.0 * products / (of_wanted + of_offered[rows, columns])
         agree = sum(jnp.all(cells == each, -1).astype(jnp.float32) for each in beside)
         return like + _COHERENCE / len(beside) * agree
 
@@ -253,11 +249,24 @@ def _matched(of_photo: jax.Array, of_painting: jax.Array) -> jax.Array:
     return jax.lax.fori_loop(0, _SWEEPS, sweep, cells)
 
 
+def _pieces(wanted: jax.Array, flat: jax.Array, offered: jax.Array) -> jax.Array:
+    """A cell of the painting for each of the photo, `(h, w, 2)`, in blocks that are pieces of it.
+
+    They are like what is flat around them, `(h, w, 1)`, so that neighbours agree on colours.
+    """
+    blocks, weights = (_blurred(_smaller(x, _BLOCK), 1.0) for x in (flat * wanted, flat))
+    middles = _most_like(blocks / weights, offered, tolerance=_TOLERANCE)
+    steps = jnp.arange(_BLOCK, dtype=jnp.int32) - _BLOCK // 2
+    steps = jnp.stack(jnp.meshgrid(steps, steps, indexing="ij"), -1)
+    pieces = middles[:, None, :, None] + steps[None, :, None, :]
+    return pieces.reshape(*wanted.shape[:2], 2)
+
+
 def _most_like(wanted: jax.Array, offered: jax.Array, *, tolerance: float = 0.0) -> jax.Array:
     """For each patch `(h, w, C)` the place of that `(h', w', C)` which is most like it.
 
     That is where `2 a b / (a a + b b)` is largest: flat parts are most like flat ones.  With a
-    tolerance it is any, by lot, of those that are less like it by at most so much.
+    tolerance it is any, by lot, of those that are nearly as like it, less this share.
     """
     # Not those of which a part lies outside.
     coarse = offered[1:-1:_STRIDE, 1:-1:_STRIDE]
@@ -269,7 +278,7 @@ def _most_like(wanted: jax.Array, offered: jax.Array, *, tolerance: float = 0.0)
         patches, key = row
         like = 2.0 * (patches @ coarse.T) / (_squares(patches)[:, None] + squares)
         if tolerance:
-            like += tolerance * jax.random.uniform(key, like.shape)
+            like *= 1.0 + tolerance * jax.random.uniform(key, like.shape)
         return jnp.argmax(like, -1)
 
     keys = jax.random.split(jax.random.key(0), len(wanted))
@@ -323,17 +332,18 @@ def _gathered(picture: jax.Array, patches: jax.Array, cell: int) -> jax.Array:
 
 def _guided(colours: jax.Array, luminance: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Gain and offset of colours that are linear in luminance `(h, w, 1)` near every cell."""
-    mean, mean_colours = _blurred(luminance), _blurred(colours)
-    variance = _blurred(luminance * luminance) - mean * mean
-    covariance = _blurred(luminance * colours) - mean * mean_colours
-    gain = covariance / (variance + _EDGE)
-    return _blurred(gain), _blurred(mean_colours - gain * mean)
+    mean, mean_colours, squares, products = (
+        _blurred(x, _GUIDE)
+        for x in (luminance, colours, luminance * luminance, luminance * colours)
+    )
+    gain = (products - mean * mean_colours) / (squares - mean * mean + _EDGE)
+    return _blurred(gain, _GUIDE), _blurred(mean_colours - gain * mean, _GUIDE)
 
 
-def _blurred(x: jax.Array) -> jax.Array:
-    """A Gaussian of `_SIGMA` over `(h, w, C)`, borders repeated."""
-    reach = math.ceil(3 * _SIGMA)
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / _SIGMA) ** 2)
+def _blurred(x: jax.Array, sigma: float) -> jax.Array:
+    """A Gaussian over `(h, w, C)`, borders repeated."""
+    reach = math.ceil(3 * sigma)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     weights = (weights / weights.sum()).astype(np.float32)
     for axis in (0, 1):
         length = x.shape[axis]

@@ -57,6 +57,18 @@ class TestWhichPatches:
         jax.clear_caches()
         assert with_sweeps > without + 0.1
 
+    def test_a_flat_part_does_not_repeat_one_patch(self) -> None:
+        """It is made of pieces of the painting that differ."""
+        photo = np.full((128, 128, 3), np.float32(0.5))
+        photo[:, :64] = PHOTO[:64, :64].repeat(2, 0)
+        found = patches_of(photo, np.concatenate([PAINTING] * 2))[:, 20:]
+        continued = np.all(np.diff(found, axis=1) == [0, 1], -1)
+        assert continued.mean() > 0.7
+        assert (
+            len(np.unique((found - np.mgrid[:32, 20:32].transpose(1, 2, 0)).reshape(-1, 2), axis=0))
+            > 3
+        )
+
     def test_flat_pictures_are_no_trouble(self) -> None:
         grey = np.full((40, 50, 3), np.float32(0.5))
         for photo, painting in ((grey, PAINTING), (PHOTO, grey), (grey, grey)):
@@ -100,13 +112,13 @@ class TestWhatIsPainted:
 
     def test_edges_are_those_of_the_photo(self) -> None:
         """Colours that differ where luminance does so are linear in it, those of a border too."""
-        luminance = np.zeros((16, 16, 1), np.float32)
+        luminance = np.zeros((16, 40, 1), np.float32)
         luminance[:, 7:] = 1
         colours = luminance * np.array([0.6, -0.4, 0.2], np.float32) + 0.3
         gain, offset = patches._guided(jnp.asarray(colours), jnp.asarray(luminance))
         np.testing.assert_allclose(gain * luminance + offset, colours, atol=0.01)
         # Far from the edge there is nothing to be linear in.
-        assert np.abs(gain[:, 14:]).max() < 1e-3
+        assert np.abs(gain[:, 24:]).max() < 1e-3
 
     def test_paintings_are_mixed_by_their_weights(self) -> None:
         both = [PAINTING, OTHER]
