@@ -45,8 +45,9 @@ _PATCH = 3
 _STRIDE = 2
 
 # A cell of the photo is flat as far as the square of its descriptors is below so much of the mean.
-# Flat parts would repeat a single patch: there, blocks of cells begin as one piece of the painting,
-# by lot one of those that are nearly as like it as the best, less this share.
+# Flat parts would repeat a single patch: there they begin as pieces of the painting about as large
+# as such blocks of cells, by lot one of those that are nearly as like it as the best, less this
+# share.
 _FLAT, _BLOCK, _TOLERANCE = 0.3, 8, 0.3
 
 # In so many sweeps each cell then takes what is most like it, which counts less where it is flat,
@@ -97,7 +98,8 @@ def repaint(
       params: of VGG-16, as `load_vgg` gives them; or frozen by `vgg.freeze`, which is faster.
       image: the photo, `(H, W, 3)` in [0, 1], of any height and width.
       paintings: each `(H', W', 3)` in [0, 1]; a larger one gives larger strokes.
-      style_weights: how much of each painting, `(paintings,)`; may be left out for a single one.
+      style_weights: how much of each painting, `(paintings,)`, as ratios; may be left out for a
+        single one.
       dtype: of VGG's features.
 
     Returns:
@@ -124,6 +126,8 @@ def repaint_rows(
     """
     image, *paintings = (_checked_image(x) for x in (image, *paintings))
     weights = np.asarray(networks.checked_style_weights(style_weights, 1, len(paintings))[0])
+    if not (weights.min() >= 0 and 0 < weights.sum() < np.inf):
+        raise ValueError(f"style_weights must be at least 0, and not all 0, got {weights}")
     factor = _factor(image.shape)
     framed = _framed(image, factor * _FRAME, margin=factor * _MARGIN)
     seen = _smaller(framed, factor)
@@ -132,7 +136,7 @@ def repaint_rows(
         for painting, weight in zip(paintings, weights, strict=True)
         if weight
     ]
-    shares = jnp.asarray(weights[weights != 0])
+    shares = jnp.asarray(weights[weights != 0] / weights.sum())
     height, width = image.shape[:2]
     band = factor * _FRAME
     for number in range(number_of_bands(image.shape)):
@@ -221,7 +225,7 @@ def _matched(of_photo: jax.Array, of_painting: jax.Array) -> jax.Array:
     last = _cell(offered.shape[0] - 2, offered.shape[1] - 2)
     of_wanted, of_offered = _squares(wanted), _squares(offered)
     flat = _FLAT / (_FLAT + of_wanted)
-    most_like = _most_like(wanted, offered)
+    most_like = _most_like(wanted, offered, of_offered)
     pieces = jnp.clip(_pieces(wanted, flat[..., None], offered), 1, last)
     cells = jnp.where(flat[..., None] > 0.5, pieces, most_like)
 
@@ -250,29 +254,49 @@ def _matched(of_photo: jax.Array, of_painting: jax.Array) -> jax.Array:
 
 
 def _pieces(wanted: jax.Array, flat: jax.Array, offered: jax.Array) -> jax.Array:
-    """A cell of the painting for each of the photo, `(h, w, 2)`, in blocks that are pieces of it.
+    """A cell of the painting for each of the photo, `(h, w, 2)`, which together are pieces of it.
 
     They are like what is flat around them, `(h, w, 1)`, so that neighbours agree on colours.
     """
     blocks, weights = (_blurred(_smaller(x, _BLOCK), 1.0) for x in (flat * wanted, flat))
-    middles = _most_like(blocks / weights, offered, tolerance=_TOLERANCE)
-    steps = jnp.arange(_BLOCK, dtype=jnp.int32) - _BLOCK // 2
-    steps = jnp.stack(jnp.meshgrid(steps, steps, indexing="ij"), -1)
-    pieces = middles[:, None, :, None] + steps[None, :, None, :]
-    return pieces.reshape(*wanted.shape[:2], 2)
+    # Of a piece all is compared: what is within it, and the squares of that.
+    within, squares = (_blurred(x, _BLOCK / 4) for x in (offered, _squares(offered)[..., None]))
+    middles = _most_like(blocks / weights, within, squares[..., 0], tolerance=_TOLERANCE)
+    block, step = _nearest_middles(*middles.shape[:2])
+    return middles[block[..., 0], block[..., 1]] + step
 
 
-def _most_like(wanted: jax.Array, offered: jax.Array, *, tolerance: float = 0.0) -> jax.Array:
+def _nearest_middles(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each cell the block whose middle is nearest, and the steps from there, `(h, w, 2)` int32.
+
+    Middles lie anywhere within blocks, so that pieces do not form a grid.
+    """
+    blocks = np.moveaxis(np.mgrid[:rows, :columns], 0, -1)
+    middles = _BLOCK * blocks + np.random.default_rng(0).integers(_BLOCK, size=blocks.shape)
+    cells = np.moveaxis(np.mgrid[: _BLOCK * rows, : _BLOCK * columns], 0, -1)
+    around = np.moveaxis(np.mgrid[-1:2, -1:2], 0, -1).reshape(9, 1, 1, 2)
+    candidates = np.clip(cells // _BLOCK + around, 0, [rows - 1, columns - 1])
+    distances = np.square(cells - middles[candidates[..., 0], candidates[..., 1]]).sum(-1)
+    nearest = distances.argmin(0)[None, ..., None]
+    block = np.take_along_axis(candidates, nearest, 0)[0]
+    step = cells - middles[block[..., 0], block[..., 1]]
+    return block.astype(np.int32), step.astype(np.int32)
+
+
+def _most_like(
+    wanted: jax.Array, offered: jax.Array, squares: jax.Array, *, tolerance: float = 0.0
+) -> jax.Array:
     """For each patch `(h, w, C)` the place of that `(h', w', C)` which is most like it.
 
-    That is where `2 a b / (a a + b b)` is largest: flat parts are most like flat ones.  With a
-    tolerance it is any, by lot, of those that are nearly as like it, less this share.
+    That is where `2 a b / (a a + b b)` is largest: flat parts are most like flat ones.  `squares`,
+    `(h', w')`, are the `b b`.  With a tolerance it is any, by lot, of those that are nearly as like
+    it, less this share.
     """
     # Not those of which a part lies outside.
     coarse = offered[1:-1:_STRIDE, 1:-1:_STRIDE]
     columns = coarse.shape[1]
     coarse = coarse.reshape(-1, coarse.shape[-1])
-    squares = _squares(coarse)[None]
+    squares = squares[1:-1:_STRIDE, 1:-1:_STRIDE].reshape(1, -1)
 
     def of_row(row: tuple[jax.Array, jax.Array]) -> jax.Array:
         patches, key = row

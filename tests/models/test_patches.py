@@ -126,6 +126,7 @@ class TestWhatIsPainted:
         np.testing.assert_array_equal(repaint(PHOTO, both, style_weights=[1, 0]), first)
         np.testing.assert_array_equal(repaint(PHOTO, both, style_weights=[0, 1]), second)
         mixed = repaint(PHOTO, both, style_weights=[0.5, 0.5])
+        np.testing.assert_array_equal(repaint(PHOTO, both, style_weights=[2, 2]), mixed)
         mean = (first + second) / 2
         # Their strokes are as strong as those of one: of the mean they are weaker.
         assert np.abs(mixed - mean).mean() < 0.5 * np.abs(first - second).mean()
@@ -184,6 +185,11 @@ class TestArguments:
     def test_what_does_not_fit_is_refused(self, image: Any, paintings: Any, message: str) -> None:
         with pytest.raises(ValueError, match=re.escape(message)):
             repaint(image, paintings)
+
+    @pytest.mark.parametrize("weights", [[0, 0], [1, -1], [np.nan, 1]])
+    def test_weights_that_are_no_ratios_are_refused(self, weights: list[float]) -> None:
+        with pytest.raises(ValueError, match="at least 0, and not all 0"):
+            repaint(PHOTO, [PAINTING, OTHER], style_weights=weights)
 
     def test_half_precision_is_nearly_the_same(self) -> None:
         found, half = repaint(PHOTO), repaint(PHOTO, dtype=jnp.bfloat16)
