@@ -23,10 +23,11 @@ from perceptual_jax.models.tiling import Tile
 from perceptual_jax.ops.checks import as_images
 
 # VGG's layer that patches are compared by, the pixels between its positions, which are called
-# cells here, and how many of its principal components in the painting.
+# cells here, and how many of its principal components in the painting; and how much luminance
+# counts beside one of these: without it, flat parts that are dark are painted with light ones.
 LAYER = "relu3_1"
 _CELL = vgg.stride(LAYER)
-_COMPONENTS = 24
+_COMPONENTS, _LIGHT = 24, 2.0
 
 # The longest side, in pixels, of what is looked at.
 LOOKED_AT = 1024
@@ -44,7 +45,7 @@ _PATCH = 3
 # Every second cell of the painting is compared with every cell of the photo.
 _STRIDE = 2
 
-# A cell of the photo is flat as far as the square of its descriptors is below so much of the mean.
+# A cell of the photo is flat as far as the square of its features is below so much of the mean.
 # Flat parts would repeat a single patch: there they begin as pieces of the painting about as large
 # as such blocks of cells, by lot one of those that are nearly as like it as the best, less this
 # share.
@@ -200,7 +201,7 @@ def _plan(
 def _descriptors(
     params: vgg.Params, photo: jax.Array, painting: jax.Array, dtype: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """What cells are compared by, `(h, w, C)` and `(h', w', C)`: in the painting uncorrelated."""
+    """What cells are compared by, `(h, w, C)` and `(h', w', C)`, luminance last."""
     margin = _MARGIN // _CELL
     mirrored = jnp.pad(painting, ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0)), "symmetric")
     of_photo, of_painting = (
@@ -215,6 +216,14 @@ def _descriptors(
     basis = directions[:, -_COMPONENTS:] * scales[None]
     mean = moments.mean[None, None]
     of_photo, of_painting = ((x - mean) @ basis for x in (of_photo, of_painting))
+    light = _smaller(painting, _CELL) @ _LUMINANCE
+    scale = _LIGHT / (jnp.std(light) + 1e-3)
+    of_photo, of_painting = (
+        jnp.concatenate(
+            [x, scale * (_smaller(y, _CELL) @ _LUMINANCE - jnp.mean(light))[..., None]], -1
+        )
+        for x, y in ((of_photo, photo), (of_painting, painting))
+    )
     transport = losses.optimal_transport(losses.moments(of_photo), losses.moments(of_painting))
     return of_photo @ transport.matrix + transport.offset[None, None], of_painting
 
@@ -224,7 +233,7 @@ def _matched(of_photo: jax.Array, of_painting: jax.Array) -> jax.Array:
     wanted, offered = _patches(of_photo), _patches(of_painting)
     last = _cell(offered.shape[0] - 2, offered.shape[1] - 2)
     of_wanted, of_offered = _squares(wanted), _squares(offered)
-    flat = _FLAT / (_FLAT + of_wanted)
+    flat = _FLAT / (_FLAT + _squares(_patches(of_photo[..., :-1])))
     most_like = _most_like(wanted, offered, of_offered)
     pieces = jnp.clip(_pieces(wanted, flat[..., None], offered), 1, last)
     cells = jnp.where(flat[..., None] > 0.5, pieces, most_like)

@@ -126,7 +126,7 @@ def stylize_regions(
         )
         for _, weights in zip(masks, style_weights, strict=True)
     ]
-    return blend_tiles(background, pictures, masks)
+    yield from blend_tiles(background, pictures, masks)
 
 
 def blend_tiles(
