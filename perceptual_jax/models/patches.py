@@ -55,8 +55,9 @@ _FLAT, _BLOCK, _TOLERANCE = 0.3, 8, 0.3
 # or what continues a neighbour; to continue all four is worth so much.
 _SWEEPS, _COHERENCE = 8, 0.4
 
-# Of the Gaussian that parts colours from strokes, and of that of the guided filter, in cells.
-_COLOURS, _GUIDE = 1.0, 1.5
+# Of the Gaussian that parts colours from strokes, and of the guided filter's, in cells; and of that
+# over blocks.
+_SIGMA = 1.0
 
 # The variance of luminance from which on the filter takes what it sees for an edge.
 _EDGE = 1e-3
@@ -191,7 +192,7 @@ def _plan(
     """Of a photo as it is looked at, and a painting at the size at which it is painted with."""
     small = _smaller(painting, factor)
     patches = _matched(*_descriptors(params, seen, small, dtype))
-    colours = _blurred(_smaller(small, _CELL), _COLOURS)
+    colours = _blurred(_smaller(small, _CELL), _SIGMA)
     strokes = painting - jax.image.resize(colours, painting.shape, "linear")
     luminance = _smaller(seen, _CELL) @ _LUMINANCE
     gain, offset = _guided(_gathered(colours, patches, 1), luminance[..., None])
@@ -267,7 +268,7 @@ def _pieces(wanted: jax.Array, flat: jax.Array, offered: jax.Array) -> jax.Array
 
     They are like what is flat around them, `(h, w, 1)`, so that neighbours agree on colours.
     """
-    blocks, weights = (_blurred(_smaller(x, _BLOCK), 1.0) for x in (flat * wanted, flat))
+    blocks, weights = (_blurred(_smaller(x, _BLOCK), _SIGMA) for x in (flat * wanted, flat))
     # Of a piece all is compared: what is within it, and the squares of that.
     within, squares = (_blurred(x, _BLOCK / 4) for x in (offered, _squares(offered)[..., None]))
     middles = _most_like(blocks / weights, within, squares[..., 0], tolerance=_TOLERANCE)
@@ -366,11 +367,11 @@ def _gathered(picture: jax.Array, patches: jax.Array, cell: int) -> jax.Array:
 def _guided(colours: jax.Array, luminance: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Gain and offset of colours that are linear in luminance `(h, w, 1)` near every cell."""
     mean, mean_colours, squares, products = (
-        _blurred(x, _GUIDE)
+        _blurred(x, _SIGMA)
         for x in (luminance, colours, luminance * luminance, luminance * colours)
     )
     gain = (products - mean * mean_colours) / (squares - mean * mean + _EDGE)
-    return _blurred(gain, _GUIDE), _blurred(mean_colours - gain * mean, _GUIDE)
+    return _blurred(gain, _SIGMA), _blurred(mean_colours - gain * mean, _SIGMA)
 
 
 def _blurred(x: jax.Array, sigma: float) -> jax.Array:
