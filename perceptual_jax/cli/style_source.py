@@ -39,6 +39,12 @@ _STROKE_SIZES_OF_PATCHES = (64, 4096)
 _MARGIN = 16
 
 
+_Paint = Callable[
+    [Sequence[np.ndarray], Sequence[Mapping[str, float]], float | None, Interrupts],
+    list[np.ndarray],
+]
+
+
 class StyleSource(NamedTuple):
     """Styles, and what paints them.
 
@@ -54,10 +60,7 @@ class StyleSource(NamedTuple):
     styles: tuple[str, ...]
     titles: tuple[str, ...]
     stroke_sizes: tuple[int, ...]
-    paint: Callable[
-        [Sequence[np.ndarray], Sequence[Mapping[str, float]], float | None, Interrupts],
-        list[np.ndarray],
-    ]
+    paint: _Paint
 
 
 def find(values: Any, names: Sequence[str]) -> StyleSource:
@@ -200,7 +203,7 @@ def _by_network(
     network: AnyStyleNetwork,
     at: Callable[[float | None], TrainedNetwork],
     variation: float,
-) -> Any:
+) -> _Paint:
     """The `paint` of networks of a kind, of which there is one for every size of strokes.
 
     Args:

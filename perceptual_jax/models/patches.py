@@ -20,6 +20,7 @@ import numpy as np
 from perceptual_jax import losses, vgg
 from perceptual_jax.models import networks, tiling
 from perceptual_jax.models.tiling import Tile
+from perceptual_jax.models.variation import LUMINANCE
 from perceptual_jax.ops.checks import as_images
 
 # VGG's layer that patches are compared by, the pixels between its positions, which are called
@@ -64,8 +65,6 @@ _EDGE = 1e-3
 
 # Overlapping patches are averaged, which weakens strokes by this much where they differ.
 _STROKES = 1.25
-
-_LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 _NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
@@ -133,8 +132,9 @@ def repaint_rows(
     factor = _factor(image.shape)
     framed = _framed(image, factor * _FRAME, margin=factor * _MARGIN)
     seen = _smaller(framed, factor)
+    features = _features(params, seen, dtype=dtype)
     plans = [
-        _plan(params, seen, _framed(painting, factor * _CELL), factor=factor, dtype=dtype)
+        _plan(params, seen, features, _framed(painting, factor * _CELL), factor=factor, dtype=dtype)
         for painting, weight in zip(paintings, weights, strict=True)
         if weight
     ]
@@ -185,45 +185,56 @@ def _smaller(image: Any, factor: int) -> Any:
     return image.reshape(height, factor, width, factor, -1).mean((1, 3))
 
 
+@functools.partial(jax.jit, static_argnames="dtype")
+def _features(params: vgg.Params, image: jax.Array, *, dtype: Any) -> jax.Array:
+    """Those that patches are compared by, `(h, w, C)`."""
+    found = vgg.features(params, image, [LAYER], pooling="avg", dtype=dtype)
+    return found[LAYER].astype(jnp.float32)
+
+
 @functools.partial(jax.jit, static_argnames=("factor", "dtype"))
 def _plan(
-    params: vgg.Params, seen: jax.Array, painting: jax.Array, *, factor: int, dtype: Any
+    params: vgg.Params,
+    seen: jax.Array,
+    features: jax.Array,
+    painting: jax.Array,
+    *,
+    factor: int,
+    dtype: Any,
 ) -> _Plan:
-    """Of a photo as it is looked at, and a painting at the size at which it is painted with."""
+    """Of a photo as it is looked at and its features, and a painting as large as it is painted."""
     small = _smaller(painting, factor)
-    patches = _matched(*_descriptors(params, seen, small, dtype))
+    margin = _MARGIN // _CELL
+    mirrored = jnp.pad(small, ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0)), "symmetric")
+    of_painting = _features(params, mirrored, dtype=dtype)[margin:-margin, margin:-margin]
+    luminance, light = ((_smaller(x, _CELL) @ LUMINANCE)[..., None] for x in (seen, small))
+    patches = _matched(*_descriptors(features, of_painting, luminance, light))
     colours = _blurred(_smaller(small, _CELL), _SIGMA)
     strokes = painting - jax.image.resize(colours, painting.shape, "linear")
-    luminance = _smaller(seen, _CELL) @ _LUMINANCE
-    gain, offset = _guided(_gathered(colours, patches, 1), luminance[..., None])
+    gain, offset = _guided(_gathered(colours, patches, 1), luminance)
     return _Plan(patches, gain, offset, strokes)
 
 
 def _descriptors(
-    params: vgg.Params, photo: jax.Array, painting: jax.Array, dtype: Any
+    of_photo: jax.Array, of_painting: jax.Array, luminance: jax.Array, light: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """What cells are compared by, `(h, w, C)` and `(h', w', C)`, luminance last."""
-    margin = _MARGIN // _CELL
-    mirrored = jnp.pad(painting, ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0)), "symmetric")
-    of_photo, of_painting = (
-        vgg.features(params, x, [LAYER], pooling="avg", dtype=dtype)[LAYER].astype(jnp.float32)
-        for x in (photo, mirrored)
-    )
-    of_painting = of_painting[margin:-margin, margin:-margin]
+    """What cells are compared by, `(h, w, C)` and `(h', w', C)`, luminance last.
+
+    Args:
+      of_photo: features, and so is `of_painting`.
+      luminance: of the photo's cells, `(h, w, 1)`.
+      light: that of the painting's.
+    """
     moments = losses.moments(of_painting)
     variances, directions = jnp.linalg.eigh(moments.covariance)
     least = 1e-2 * jnp.mean(variances)
     scales = jax.lax.rsqrt(variances[-_COMPONENTS:] + least)
     basis = directions[:, -_COMPONENTS:] * scales[None]
-    mean = moments.mean[None, None]
-    of_photo, of_painting = ((x - mean) @ basis for x in (of_photo, of_painting))
-    light = _smaller(painting, _CELL) @ _LUMINANCE
     scale = _LIGHT / (jnp.std(light) + 1e-3)
+    middle, mean = moments.mean[None, None], jnp.mean(light)
     of_photo, of_painting = (
-        jnp.concatenate(
-            [x, scale * (_smaller(y, _CELL) @ _LUMINANCE - jnp.mean(light))[..., None]], -1
-        )
-        for x, y in ((of_photo, photo), (of_painting, painting))
+        jnp.concatenate([(x - middle) @ basis, scale * (y - mean)], -1)
+        for x, y in ((of_photo, luminance), (of_painting, light))
     )
     transport = losses.optimal_transport(losses.moments(of_photo), losses.moments(of_painting))
     return of_photo @ transport.matrix + transport.offset[None, None], of_painting
@@ -355,9 +366,9 @@ def _gathered(picture: jax.Array, patches: jax.Array, cell: int) -> jax.Array:
     total: Any = 0.0
     for row in (-1, 0, 1):
         for column in (-1, 0, 1):
-            # The part of a patch that is a step off its middle comes from that much before.
+            # The part of a patch that is a step off its middle comes from that much before; none
+            # reaches over the painting's border.
             cells = _beside(patches, (-row, -column)) + _cell(row, column)
-            cells = jnp.clip(cells, 0, _cell(height - 1, width - 1))
             weights = (tent[1 + row][:, None] * tent[1 + column])[None, None, ..., None]
             total += weights * blocks[cells[..., 0], cells[..., 1]]
     height, width = patches.shape[:2]
@@ -402,7 +413,7 @@ def _paint(
       shares: how much of each of them.
       number: of the band, from the top.
     """
-    luminance = (rows @ _LUMINANCE)[:, factor * _MARGIN : -factor * _MARGIN, None]
+    luminance = (rows @ LUMINANCE)[:, factor * _MARGIN : -factor * _MARGIN, None]
     colours: Any = 0.0
     strokes: Any = 0.0
     cell = factor * _CELL

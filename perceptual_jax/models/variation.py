@@ -17,7 +17,8 @@ _OCTAVES = ((1, 2 / 255), (4, 4 / 255), (10, 6 / 255), (24, 10 / 255), (60, 10 /
 # A part is flat if its luminance deviates by less than this within a block of this many pixels.
 _FLAT, _BLOCK = 0.03, 8
 
-_LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
+# Of linear light (BT.709); here as a measure of pixels as they are.
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 # The standard deviation of white noise after cubic B-splines along both axes.
 _SPLINE_DEVIATION = 0.479
@@ -51,7 +52,7 @@ def vary(
         pixels = max(2, round(pixels * (stroke_size or _STROKE_SIZE) / _STROKE_SIZE))
         grid = random.standard_normal((height // pixels + 4, width // pixels + 4), np.float32)
         noise += deviation / _SPLINE_DEVIATION * _enlarged(grid, pixels)[:height, :width]
-    noise *= np.float32(amount) * _flatness(image @ _LUMINANCE)
+    noise *= np.float32(amount) * _flatness(image @ LUMINANCE)
     return np.clip(image + noise[..., None], 0.0, 1.0)
 
 

@@ -28,7 +28,8 @@ def repaint(image: Any, paintings: Any = (PAINTING,), **options: Any) -> np.ndar
 def plan_of(photo: np.ndarray, painting: np.ndarray) -> Any:
     """The plan for a photo of 64 n pixels a side, with its margins of 8 cells."""
     framed = np.pad(photo, ((32, 32), (32, 32), (0, 0)), mode="symmetric")
-    return patches._plan(VGG, framed, painting, factor=1, dtype=jnp.float32)
+    features = patches._features(VGG, framed, dtype=jnp.float32)
+    return patches._plan(VGG, framed, features, painting, factor=1, dtype=jnp.float32)
 
 
 def patches_of(photo: np.ndarray, painting: np.ndarray) -> np.ndarray:
